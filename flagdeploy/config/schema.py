@@ -14,8 +14,8 @@ def key(default: T, explanation: str) -> T:
     """A documented key with a default; mutable defaults are copied for each instance."""
     metadata = {"help": explanation}
     if isinstance(default, (list, dict)) or hasattr(default, "__dataclass_fields__"):
-        return field(default_factory=lambda: type(default)(), metadata=metadata)  # type: ignore[no-any-return, call-overload]
-    return field(default=default, metadata=metadata)  # type: ignore[no-any-return, call-overload]
+        return field(default_factory=lambda: type(default)(), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 Precision = Literal["fp8", "bf16", "fp16", "fp32", "w4a8", "nvfp4", "mxfp4"]
@@ -68,7 +68,7 @@ class Parallel:
     pipeline: int = key(1, "pipeline parallelism (PP): groups of layers")
     expert: int = key(1, "expert parallelism (EP): devices over which experts are spread")
     data: int = key(1, "data parallelism (DP): replicas that share one endpoint")
-    attention_data: bool = key(False, "attention data parallelism: attention replicated, experts split")
+    attention_data: bool = key(False, "attention replicated per device, experts split")
 
 
 @dataclass(frozen=True)
@@ -206,8 +206,8 @@ class Deployment:
     launcher: Literal["ssh", "local"] = key("ssh", "containers over SSH, or a child process here")
     hostfile: str | None = key(None, "inventory; relative to the workspace")
     max_hosts: int | None = key(None, "use only the first hosts of the inventory")
-    weights: Literal["checkpoint", "random"] = key("checkpoint", "random: a smoke test without weights")
-    quantization: str | None = key(None, "the engine's quantization method; from the checkpoint by default")
+    weights: Literal["checkpoint", "random"] = key("checkpoint", "random: a smoke test")
+    quantization: str | None = key(None, "the engine's method; unset: as the checkpoint says")
     chunked_prefill: bool | None = key(None, "split long prompts over steps")
     chunked_prefill_size: int | None = key(None, "tokens of one piece")
     reasoning_parser: str | None = key(None, "splits <think> from the answer")

@@ -2,7 +2,7 @@
 
 
 class Secret:
-    """Wraps a secret string; only `reveal()` gives it, and only adapters that hand it over call that."""
+    """Wraps a secret string; only `reveal()` gives it, and only what hands it over calls that."""
 
     __slots__ = ("_value", "name")
 

@@ -1,4 +1,4 @@
-"""The steps of a plan, as values: a plan prints itself, dumps to JSON and is carried out elsewhere."""
+"""The steps of a plan, as values: a plan prints itself and dumps to JSON; others carry it out."""
 
 import json
 import shlex
@@ -12,7 +12,7 @@ from flagdeploy.config.secret import Secret
 
 @dataclass(frozen=True)
 class Step:
-    """One effect on one host; `why` is the line a human reads. Steps of one `stage` run together."""
+    """One effect on one host; `why` is for the reader. Steps of one `stage` run together."""
 
     host: str
     stage: str
@@ -48,7 +48,8 @@ class Start(Step):
     spec: Spec
 
     def details(self) -> Iterator[str]:
-        return _container(self.spec) if isinstance(self.spec, ContainerSpec) else _process(self.spec)
+        spec = self.spec
+        return _container(spec) if isinstance(spec, ContainerSpec) else _process(spec)
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def _container(spec: ContainerSpec) -> Iterator[str]:
 
 
 def _options(spec: ContainerSpec) -> list[str]:
-    """The options in the words of `docker run`, for the reader; the Engine API gets them as data."""
+    """The options in the words of `docker run`; the Engine API gets them as data."""
     options = [f"--network={spec.network}"]
     options += [f"--ipc={spec.ipc}"] if spec.ipc != "private" else []
     options += [f"--pid={spec.pid}"] if spec.pid != "private" else []

@@ -1,4 +1,4 @@
-"""What long work tells the outside while it runs; the CLI shows it, `runs/<id>/events.jsonl` keeps it."""
+"""What long work tells while it runs: the CLI shows it, `runs/<id>/events.jsonl` keeps it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
