@@ -12,6 +12,7 @@
     └── EvalError              1   answers could not be collected or graded
 """
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -76,3 +77,11 @@ class EngineError(FlagdeployError):
 
 class EvalError(FlagdeployError):
     pass
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """A hint for an unknown name: the nearest known one, or all of them."""
+    close = difflib.get_close_matches(name, known, 1)
+    if close:
+        return f"did you mean `{close[0]}`?"
+    return f"known: {', '.join(known)}" if known else "there are none"

@@ -53,6 +53,7 @@ class Model:
     repo: str = key("", "repository on the hub, as `pull --ckpt` takes it")
     revision: str | None = key(None, "branch, tag or commit of the repository")
     checkpoint: str = key("", "folder with the weights; the same path on every host")
+    source: str = key("", "folder that `pull` fills and `dequant` reads; `checkpoint` by default")
     served_name: str = key("", "model name of the endpoint; the repository's by default")
     precision: Precision = key("bf16", "precision of the stored weights")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = key("auto", "dtype of activations")

@@ -1,0 +1,249 @@
+"""From YAML layers to a frozen, typed `Deployment` that remembers where each value came from.
+
+Layers, weakest first: schema defaults, `env/vendors/V.yaml` and `env/engines/E.yaml` (their
+`defaults:`), `examples/M/config.yaml`, `examples/M/serve/VARIANT.yaml`, the command line. They are
+merged as plain data; OmegaConf then types, interpolates and validates the result once.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from flagdeploy.config import hostfile, keys, layers, references, workspace
+from flagdeploy.config.launch import Host
+from flagdeploy.config.layers import Merged, Source
+from flagdeploy.config.schema import Deployment
+from flagdeploy.config.secret import Secret
+from flagdeploy.config.yaml_file import KeyPath
+from flagdeploy.errors import ConfigError, Problem, did_you_mean
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A configuration after all layers, with every setting of each key."""
+
+    deployment: Deployment
+    hosts: tuple[Host, ...]
+    workspace: Path
+    merged: Merged
+
+    def where(self, key: str) -> str:
+        return self.merged.where(tuple(key.split(".")))
+
+    def history(self, key: str) -> list[Source]:
+        path = tuple(key.split("."))
+        schema_key = keys.find(path)
+        default = [Source("defaults", schema_key.default)] if schema_key else []
+        return [*default, *self.merged.history.get(path, [])]
+
+
+def load(
+    name: str,
+    variant: str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    root: Path,
+    hosts: str | None = None,
+    launcher: str | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Loaded:
+    """Resolve deployment `name` of the workspace `root`.
+
+    Raises ConfigError with every problem found, each as ``file:line: key: what``.
+    """
+    merged = merge(name, variant, overrides, root=root, hosts=hosts, launcher=launcher)
+    problems = _shape_problems(merged)
+    secrets, secret_problems = references.extract(merged, environ or os.environ)
+    problems += secret_problems
+    deployment, typing_problems = _typed(merged)
+    if problems or deployment is None:
+        raise ConfigError(_ordered(problems + typing_problems))
+    deployment = _finished(_with_secrets(deployment, secrets), root)
+    return Loaded(deployment, _hosts(deployment, root, hosts), root, merged)
+
+
+def merge(
+    name: str,
+    variant: str | None,
+    overrides: Sequence[str],
+    *,
+    root: Path,
+    hosts: str | None = None,
+    launcher: str | None = None,
+) -> Merged:
+    """All layers merged as plain data, not yet validated."""
+    folder = workspace.deployment_folder(root, name)
+    upper = [layers.from_file(folder / "config.yaml", root)]
+    variant = variant or upper[0].data.get("variant")
+    if variant:
+        upper.append(layers.from_file(_variant_file(folder, variant), root))
+    options = {"hostfile": hosts, "launcher": launcher}
+    flags = {key: value for key, value in options.items() if value}
+    upper += [layers.from_overrides(list(overrides)), layers.Layer("command line", flags)]
+    identity = {"name": name, "variant": variant or ""}
+    upper.append(layers.Layer(f"examples/{name}", identity))
+    chosen = Merged()
+    for layer in upper:
+        chosen.add(layer)
+    merged = Merged()
+    for layer in [*_base_layers(chosen, root), *upper]:
+        merged.add(layer)
+    return merged
+
+
+def _base_layers(chosen: Merged, root: Path) -> list[layers.Layer]:
+    """The defaults of the vendor and the engine that the upper layers chose."""
+    found = []
+    for kind in ("vendor", "engine"):
+        default = keys.schema_keys()[(kind,)].default
+        name = chosen.data.get(kind, default)
+        path = root / "env" / f"{kind}s" / f"{name}.yaml"
+        if not path.exists():
+            raise _unknown(kind, str(name), path.parent, chosen.where((kind,)))
+        found.append(layers.from_section(path, "defaults", root))
+    return found
+
+
+def _unknown(kind: str, name: str, folder: Path, where: str) -> ConfigError:
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    what = f"unknown {kind} `{name}`"
+    return ConfigError([Problem(where, kind, what)], did_you_mean(name, names))
+
+
+def _variant_file(folder: Path, variant: str) -> Path:
+    path = folder / "serve" / f"{variant}.yaml"
+    if path.exists():
+        return path
+    names = sorted(path.stem for path in (folder / "serve").glob("*.yaml"))
+    what = f"{folder.name} has no variant `{variant}`"
+    raise ConfigError([Problem("command line", "VARIANT", what)], did_you_mean(variant, names))
+
+
+def _shape_problems(merged: Merged) -> list[Problem]:
+    """Unknown keys, sections that are no mapping, and text given as something else.
+
+    OmegaConf would stop at the first of these, or turn `revision: 1234` silently into text.
+    What is reported is taken out of `merged.data`, so that the rest can be checked too.
+    """
+    problems: list[Problem] = []
+
+    def visit(data: dict[str, Any], path: KeyPath) -> None:
+        for name in list(data):
+            here = (*path, name)
+            what = _shape_problem(here, data[name])
+            if what:
+                problems.append(Problem(merged.where(here), ".".join(here), what))
+            if what or (len(here) == 1 and name.startswith("x-")):
+                del data[name]
+            elif here in keys.sections() and isinstance(data[name], dict):
+                visit(data[name], here)
+
+    visit(merged.data, ())
+    return problems
+
+
+def _shape_problem(path: KeyPath, value: Any) -> str | None:
+    if len(path) == 1 and path[0].startswith("x-"):
+        return None  # a home for anchors
+    if path in keys.sections():
+        optional = keys.sections()[path].__name__ == "RelaxedAcceptance" and value is None
+        return None if isinstance(value, dict) or optional else "is a section: it takes keys"
+    key = keys.find(path)
+    if key is None:
+        meant = keys.suggestion(path)
+        return "unknown key" + (f"; did you mean `{meant}`?" if meant else "")
+    if key.type in (str, str | None) and isinstance(value, (int, float, bool)):
+        return f"expected text, got `{value}`: quote it"
+    if key.open and not isinstance(value, dict):
+        return "expected a mapping of names to values"
+    return _environment_problem(path, value)
+
+
+def _environment_problem(path: KeyPath, value: Any) -> str | None:
+    """A variable is text: `USE_FLAGGEMS: true` would reach the engine as `True`."""
+    if path == ("container", "env"):
+        nested = [value]
+    elif path == ("container", "rank_env"):
+        nested = [v for v in value.values() if isinstance(v, dict)]
+    else:
+        return None
+    wrong = [n for env in nested for n, v in env.items() if not isinstance(v, str)]
+    return f"environment values are text: quote {', '.join(wrong)}" if wrong else None
+
+
+def _typed(merged: Merged) -> tuple[Deployment | None, list[Problem]]:
+    """The data as a Deployment; each type error is noted, its leaf dropped, and the rest tried."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    OmegaConf.clear_resolver("oc.env")  # would copy any variable into the plan
+    problems: list[Problem] = []
+    data = merged.data
+    while True:
+        try:
+            typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Deployment), data))
+            return (None if problems else typed), problems  # type: ignore[return-value]
+        except OmegaConfBaseException as error:
+            path = _path(error.full_key)
+            problems.append(Problem(merged.where(path), ".".join(path), str(error).splitlines()[0]))
+            if not _drop(data, path):
+                return None, problems
+
+
+def _path(full_key: str | None) -> KeyPath:
+    return tuple((full_key or "").replace("[", ".").replace("]", "").split("."))
+
+
+def _drop(data: dict[str, Any], path: KeyPath) -> bool:
+    """Remove the leaf at `path`, or the list it lies in."""
+    for name in path[:-1]:
+        if not isinstance(data.get(name), dict):
+            return data.pop(name, None) is not None
+        data = data[name]
+    return data.pop(path[-1], None) is not None
+
+
+def _with_secrets(deployment: Deployment, secrets: dict[KeyPath, Secret]) -> Deployment:
+    container, endpoint = deployment.container, deployment.endpoint
+    for path, secret in secrets.items():
+        if path == ("endpoint", "api_key"):
+            endpoint = replace(endpoint, api_key=secret)
+        elif path[1] == "env":
+            container = replace(container, env={**container.env, path[2]: secret})
+        else:
+            rank = {**container.rank_env[path[2]], path[3]: secret}
+            container = replace(container, rank_env={**container.rank_env, path[2]: rank})
+    return replace(deployment, container=container, endpoint=endpoint)
+
+
+def _finished(deployment: Deployment, root: Path) -> Deployment:
+    """Derived defaults: the served name, and paths of a local deployment against the workspace."""
+    model = deployment.model
+    checkpoint, source = model.checkpoint, model.source or model.checkpoint
+    if deployment.launcher == "local":
+        checkpoint, source = (str(root / p) if p else p for p in (checkpoint, source))
+    served = model.served_name or model.repo or deployment.name
+    model = replace(model, checkpoint=checkpoint, source=source, served_name=served)
+    return replace(deployment, model=model)
+
+
+def _hosts(deployment: Deployment, root: Path, given: str | None) -> tuple[Host, ...]:
+    """The inventory: `--hosts` is relative to the current folder, `hostfile` to the workspace."""
+    if deployment.launcher == "local":
+        return (Host("localhost", slots=deployment.parallel.tensor),)
+    if not deployment.hostfile:
+        what = "no inventory: set `hostfile`, or give --hosts FILE"
+        raise ConfigError([Problem("defaults", "hostfile", what)])
+    path = Path(given) if given else root / deployment.hostfile
+    hosts = hostfile.read(path)
+    return hosts[: deployment.max_hosts] if deployment.max_hosts else hosts
+
+
+def _ordered(problems: list[Problem]) -> list[Problem]:
+    def order(problem: Problem) -> tuple[str, int]:
+        file, _, line = problem.where.rpartition(":")
+        return (file, int(line)) if line.isdigit() else (problem.where, 0)
+
+    return sorted(problems, key=order)
