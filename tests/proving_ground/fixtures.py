@@ -1,0 +1,45 @@
+"""Fixtures of the proving ground; tests/conftest.py names this module in `pytest_plugins`."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from proving_ground import hosts
+from proving_ground import registry as registries
+from proving_ground.image import Image, python_image, vllm_environment_folder, vllm_image
+from proving_ground.requirements import missing
+
+
+@pytest.fixture(scope="session")
+def fleet() -> Iterator[hosts.Fleet]:
+    """Two hosts, each with its own address, sshd and Docker engine."""
+    reason = missing()
+    if reason:
+        pytest.skip(reason)
+    with hosts.fleet(2) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def vllm_environment(fleet: hosts.Fleet) -> Image:
+    """vLLM for CPU as an image on every host."""
+    image = vllm_image(vllm_environment_folder())
+    for host in fleet:
+        image.load(host)
+    return image
+
+
+@pytest.fixture(scope="session")
+def python_environment(fleet: hosts.Fleet) -> Image:
+    """Python and the system's programs as an image on every host."""
+    image = python_image()
+    for host in fleet:
+        image.load(host)
+    return image
+
+
+@pytest.fixture(scope="session")
+def registry(fleet: hosts.Fleet) -> Iterator[registries.Registry]:
+    """A registry that the hosts reach over plain HTTP, with an image of several layers."""
+    with registries.registry(fleet) as running:
+        yield running
