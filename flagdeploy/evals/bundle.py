@@ -1,0 +1,178 @@
+"""A baseline bundle: everything a later comparison needs of an endpoint that may be gone by then.
+
+One gzip file of JSON lines. The first is the manifest (`BUNDLE_FORMAT`, endpoint facts,
+deployment, checkpoint, noise floor), then one line per parity prompt, question with its answer,
+and scored passage, each with its `kind`. The same content gives the same bytes.
+"""
+
+import gzip
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from flagdeploy.errors import EvalError
+from flagdeploy.evals.answers import Answer
+from flagdeploy.evals.benchmarks import Item
+from flagdeploy.evals.parity import Prompt
+from flagdeploy.evals.teacher_forcing import Passage, Position
+
+BUNDLE_FORMAT = "flagdeploy-baseline/1"
+SUFFIX = ".jsonl.gz"
+WHOLE_FILES = 2**30  # bytes of checkpoint up to which every file is hashed from end to end
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """`answers[i]` belongs to `items[i]`; `margins_pp` per benchmark, None for the default."""
+
+    name: str
+    manifest: Mapping[str, Any]
+    prompts: tuple[Prompt, ...]
+    items: tuple[Item, ...]
+    answers: tuple[Answer, ...]
+    passages: tuple[Passage, ...]
+
+    @property
+    def margins_pp(self) -> dict[str, float | None]:
+        return {row["name"]: row.get("margin_pp") for row in self.manifest["benchmarks"]}
+
+    @property
+    def noise_floor(self) -> Mapping[str, Any]:
+        """Baseline against itself at another concurrency; empty when it was recorded once."""
+        return self.manifest.get("noise_floor") or {}
+
+
+def write_bundle(path: Path, bundle: Bundle) -> None:
+    """Write atomically: `path` holds the old bundle or the whole new one, never a part."""
+    buffer = io.BytesIO()
+    with gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=9, mtime=0) as out:
+        for row in _rows(bundle):
+            # default=str: a Secret in the deployment prints as ***, a Path as its text
+            line = json.dumps(row, ensure_ascii=False, separators=(",", ":"), default=str)
+            out.write(line.encode() + b"\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    with partial.open("wb") as file:
+        file.write(buffer.getvalue())
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _rows(bundle: Bundle) -> Iterator[dict[str, Any]]:
+    yield {"kind": "manifest", **bundle.manifest, "format": BUNDLE_FORMAT}
+    for prompt in bundle.prompts:
+        yield {"kind": "prompt", **asdict(prompt)}
+    for item, answer in zip(bundle.items, bundle.answers, strict=True):
+        brief = {
+            key: value
+            for key, value in asdict(answer).items()
+            if key not in ("item", "task", "gold", "prompt_token_ids", "token_ids")
+        }
+        yield {"kind": "answer", "item": asdict(item), "answer": brief}
+    for passage in bundle.passages:
+        yield {"kind": "passage", **asdict(passage), "positions": _packed(passage.positions)}
+
+
+def _packed(positions: Iterable[Position]) -> dict[str, list[Any]]:
+    # Four decimals of a nat lie below every margin and keep a bundle small.
+    rows = list(positions)
+    return {
+        "logprob": [round(row.logprob, 4) for row in rows],
+        "ids": [list(row.top) for row in rows],
+        "nats": [[round(value, 4) for value in row.top.values()] for row in rows],
+    }
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Raise EvalError when `path` is torn, is no bundle, or one of a format we do not know."""
+    try:
+        lines = gzip.decompress(path.read_bytes()).splitlines()
+        rows = [json.loads(line) for line in lines]
+    except (OSError, EOFError, ValueError) as error:
+        raise EvalError(f"{path}: not a readable baseline bundle: {error}") from None
+    if not rows or rows[0].get("format") != BUNDLE_FORMAT:
+        found = rows[0].get("format") if rows else "nothing"
+        raise EvalError(f"{path}: expected a bundle of format {BUNDLE_FORMAT}, found {found}")
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        kinds.setdefault(row.pop("kind"), []).append(row)
+    items = tuple(_item(row["item"]) for row in kinds.get("answer", []))
+    return Bundle(
+        name=path.name.removesuffix(SUFFIX),
+        manifest=kinds["manifest"][0],
+        prompts=tuple(_prompt(row) for row in kinds.get("prompt", [])),
+        items=items,
+        answers=tuple(
+            _answer(item, row["answer"])
+            for item, row in zip(items, kinds.get("answer", []), strict=True)
+        ),
+        passages=tuple(_passage(row) for row in kinds.get("passage", [])),
+    )
+
+
+def _prompt(row: dict[str, Any]) -> Prompt:
+    ids = row["token_ids"]
+    return Prompt(
+        row["name"],
+        tuple(row["messages"]),
+        row["prompt_tokens"],
+        None if ids is None else tuple(ids),
+        row["error"],
+    )
+
+
+def _item(row: dict[str, Any]) -> Item:
+    return Item(**{**row, "messages": tuple(row["messages"])})
+
+
+def _answer(item: Item, row: dict[str, Any]) -> Answer:
+    known = {field.name for field in fields(Answer)}
+    given = {key: row[key] for key in row.keys() & known}
+    return Answer(**given, item=item.key, task=item.task, gold=item.gold)
+
+
+def _passage(row: dict[str, Any]) -> Passage:
+    packed = row["positions"]
+    positions = (
+        Position(logprob, dict(zip(ids, nats, strict=True)))
+        for logprob, ids, nats in zip(packed["logprob"], packed["ids"], packed["nats"], strict=True)
+    )
+    return Passage(
+        row["key"],
+        row["task"],
+        tuple(row["prompt"]),
+        tuple(row["continuation"]),
+        tuple(positions),
+    )
+
+
+def fingerprint(folder: Path) -> dict[str, Any]:
+    """A checkpoint's identity: sha256 per file and one over all of them.
+
+    Beyond 1 GiB in total only small files are read; of the others name and size count, and
+    `whole` is false.
+    """
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    whole = sum(path.stat().st_size for path in files) <= WHOLE_FILES
+    hashes = {}
+    for path in files:
+        size = path.stat().st_size
+        read = whole or size <= 2**20
+        hashes[path.name] = sha256(path) if read else f"{size} bytes"
+    joined = "\n".join(f"{name} {value}" for name, value in hashes.items())
+    return {
+        "sha256": hashlib.sha256(joined.encode()).hexdigest(),
+        "whole": whole,
+        "files": hashes,
+    }
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

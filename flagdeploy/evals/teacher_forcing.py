@@ -1,0 +1,148 @@
+"""Teacher forcing: both endpoints score the same tokens, so every position can be compared.
+
+The tokens are the baseline's own greedy continuations. One request per sequence scores all of
+it in one prefill. Only positions of the continuation count; the sampling unit is the sequence,
+because the tokens of one sequence share their prefix.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flagdeploy.evals.answers import all_of
+from flagdeploy.evals.capabilities import Capabilities, prompt_logprobs, scoring_payload
+from flagdeploy.evals.client import Client
+from flagdeploy.records.events import Event, Report
+
+LOWEST = -30.0  # nats; vLLM writes -9999 for minus infinity, and one such token would be the mean
+TIE = 1e-4  # nats; logits in BF16 tie often, and which of two equals comes first means nothing
+EPSILON = 1e-6  # least probability of "any other token" in the lumped KL divergence
+
+
+@dataclass(frozen=True)
+class Position:
+    """One scored token: its log-probability and the most likely alternatives (id -> nats)."""
+
+    logprob: float
+    top: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Prompt and greedy continuation of the baseline, with its own scores per position."""
+
+    key: str
+    task: str
+    prompt: tuple[int, ...]
+    continuation: tuple[int, ...]
+    positions: tuple[Position, ...]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Means over the positions of one sequence; nats where not a share of positions."""
+
+    key: str
+    length: int
+    top1: float
+    top5: float
+    kl: float
+    delta_nll: float
+    not_finite: int
+
+
+async def score(
+    client: Client,
+    capabilities: Capabilities,
+    sequences: Sequence[Passage],
+    k: int,
+    report: Report,
+) -> dict[str, tuple[Position, ...]]:
+    """Positions of every sequence as this endpoint scores them; a failed one is left out."""
+    scored: dict[str, tuple[Position, ...]] = {}
+
+    async def one(sequence: Passage) -> None:
+        ids = [*sequence.prompt, *sequence.continuation]
+        reply = await client.post(
+            "/completions",
+            scoring_payload(capabilities.model, ids, min(k, capabilities.prompt_logprobs)),
+        )
+        entries = prompt_logprobs(reply, len(ids))
+        if entries is not None:
+            scored[sequence.key] = read_positions(entries, len(sequence.prompt), ids)
+        report(
+            Event("score", sequence.task, done=len(scored), total=len(sequences), unit="sequences")
+        )
+
+    await all_of(one(sequence) for sequence in sequences)
+    return scored
+
+
+def read_positions(
+    entries: Sequence[Mapping[str, Any] | None], start: int, ids: Sequence[int]
+) -> tuple[Position, ...]:
+    """vLLM's `prompt_logprobs` from position `start` on: {"id": {"logprob": x, "rank": r}}."""
+    positions = []
+    for entry, token in zip(entries[start:], ids[start:], strict=True):
+        top = {int(id_): _nats(row["logprob"]) for id_, row in (entry or {}).items()}
+        positions.append(Position(top.get(token, math.nan), top))
+    return tuple(positions)
+
+
+def _nats(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def difference(key: str, baseline: Sequence[Position], candidate: Sequence[Position]) -> Difference:
+    """How far `candidate` is from `baseline` over one sequence of equal positions."""
+    n = len(baseline)
+    pairs = list(zip(baseline, candidate, strict=True))
+    return Difference(
+        key=key,
+        length=n,
+        top1=sum(_same_top(a.top, b.top) for a, b in pairs) / n,
+        top5=sum(_best(a.top) in _top(b.top, 5) for a, b in pairs) / n,
+        kl=math.fsum(lumped_kl(a.top, b.top) for a, b in pairs) / n,
+        delta_nll=math.fsum(_floored(a.logprob) - _floored(b.logprob) for a, b in pairs) / n,
+        not_finite=sum(not _finite(b) for _, b in pairs),
+    )
+
+
+def _best(top: Mapping[int, float]) -> int:
+    return max(top, key=lambda id_: (_floored(top[id_]), -id_))
+
+
+def _top(top: Mapping[int, float], k: int) -> list[int]:
+    return sorted((id_ for id_ in top if not math.isnan(top[id_])), key=lambda i: -top[i])[:k]
+
+
+def _same_top(a: Mapping[int, float], b: Mapping[int, float]) -> bool:
+    """Whether one of the tied best of `a` is among the tied best of `b`; False for any NaN."""
+    if any(math.isnan(value) for value in b.values()):
+        return False
+    best_a, best_b = max(a.values()), max(b.values())
+    tied = [id_ for id_, value in a.items() if value >= best_a - TIE]
+    return any(b.get(id_, -math.inf) >= best_b - TIE for id_ in tied)
+
+
+def lumped_kl(a: Mapping[int, float], b: Mapping[int, float]) -> float:
+    """KL(a || b) over the tokens both list, all others lumped into one; nats.
+
+    A lower bound of the full divergence by the log-sum inequality (Cover and Thomas, Elements of
+    Information Theory, theorem 2.7.1). NaN counts as probability 0.
+    """
+    shared = [id_ for id_ in a if id_ in b]
+    p = [math.exp(_floored(a[id_])) for id_ in shared]
+    q = [math.exp(_floored(b[id_])) for id_ in shared]
+    p.append(max(1.0 - math.fsum(p), EPSILON))
+    q.append(max(1.0 - math.fsum(q), EPSILON))
+    return max(0.0, math.fsum(x * math.log(x / y) for x, y in zip(p, q, strict=True)))
+
+
+def _floored(logprob: float) -> float:
+    return LOWEST if math.isnan(logprob) else max(LOWEST, logprob)
+
+
+def _finite(position: Position) -> bool:
+    return not any(math.isnan(value) for value in (position.logprob, *position.top.values()))
