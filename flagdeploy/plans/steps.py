@@ -3,10 +3,11 @@
 import json
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from flagdeploy.config.launch import ContainerSpec, EnvValue, ProcessSpec, Spec
+from flagdeploy.config.plain import plain
 from flagdeploy.config.secret import Secret
 
 
@@ -105,19 +106,6 @@ class Plan:
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
-
-
-def plain(value: Any) -> Any:
-    """`value` as JSON data: dataclasses become mappings, secrets ``***``."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, Secret):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value
 
 
 def _environment(env: Mapping[str, EnvValue]) -> Iterator[str]:

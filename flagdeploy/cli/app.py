@@ -1,0 +1,97 @@
+"""The command line: registers the commands and turns errors into exit codes, nothing else."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+import typer.core
+
+from flagdeploy import __version__
+from flagdeploy.cli import (
+    baseline,
+    compare,
+    config,
+    dequant,
+    hosts,
+    logs,
+    pull,
+    serve,
+    status,
+    stop,
+)
+from flagdeploy.cli.output import out
+from flagdeploy.errors import FlagdeployError
+
+INTERRUPTED = 130
+
+
+class Group(typer.core.TyperGroup):
+    """The error boundary: every FlagdeployError becomes two lines on stderr and its exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FlagdeployError as error:
+            out.error(error)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    cls=Group,
+    name="flagdeploy",
+    no_args_is_help=True,
+    rich_markup_mode=None,  # rich help would triple the start-up
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"flagdeploy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """One YAML, any accelerator, provably the same model.
+
+    The whole way, from a checkpoint to a verdict:
+
+    \b
+      flagdeploy pull --ckpt deepseek-ai/DeepSeek-R1   download and verify
+      flagdeploy dequant --to bf16                     FP8 to BF16, shard by shard
+      flagdeploy serve deepseek_r1 --dry-run           the exact plan for every host
+      flagdeploy serve deepseek_r1                     start it, wait for a token
+      flagdeploy compare --baseline h100               PASS, FAIL or INCONCLUSIVE
+
+    Exit codes: 0 done or PASS, 1 failed or FAIL, 2 usage or configuration, 3 INCONCLUSIVE,
+    130 interrupted. Results go to stdout, everything else to stderr.
+    """
+
+
+for command in (
+    pull.pull,
+    dequant.dequant,
+    serve.serve,
+    serve.plan,
+    status.status,
+    logs.logs,
+    stop.stop,
+    compare.compare,
+):
+    app.command()(command)
+app.add_typer(baseline.app, name="baseline")
+app.add_typer(config.app, name="config")
+app.add_typer(hosts.app, name="hosts")
+
+
+def main() -> None:
+    app()

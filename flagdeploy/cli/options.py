@@ -1,0 +1,46 @@
+"""Options that several commands share, with one wording each."""
+
+from typing import Annotated
+
+import typer
+
+Name = Annotated[
+    str | None,
+    typer.Argument(metavar="NAME", help="Deployment: a folder under examples/ of the workspace."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[VARIANT] [KEY=VALUE ...]",
+        help="A file under serve/, then keys to override, e.g. parallel.tensor=4.",
+    ),
+]
+Workspace = Annotated[
+    str | None,
+    typer.Option(
+        "--workspace",
+        metavar="DIR",
+        help="Folder with examples/ and env/. Default: $FLAGDEPLOY_HOME, else the nearest parent "
+        "that has both, else the copy that came with flagdeploy.",
+    ),
+]
+Hosts = Annotated[
+    str | None,
+    typer.Option("--hosts", metavar="FILE", help="Inventory: lines `HOST slots=N [user= port=]`."),
+]
+Launcher = Annotated[
+    str | None,
+    typer.Option("--launcher", metavar="L", help="ssh (containers) or local (a process here)."),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the plan and touch nothing, connect nowhere.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")]
+
+
+def split_overrides(arguments: list[str] | None) -> tuple[str | None, list[str]]:
+    """`[VARIANT] [key=value ...]` as (variant, overrides)."""
+    arguments = list(arguments or [])
+    variant = arguments.pop(0) if arguments and "=" not in arguments[0] else None
+    return variant, arguments

@@ -1,0 +1,113 @@
+"""The one place that writes: results to stdout, everything else to stderr.
+
+Colour and progress bars appear only on a terminal; `rich` is loaded only then.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from flagdeploy.errors import FlagdeployError
+from flagdeploy.records.events import Event, Report
+
+
+class Output:
+    """`json` turns results into JSON; `quiet` drops progress and notes."""
+
+    def __init__(self) -> None:
+        self.json = False
+        self.quiet = False
+
+    def result(self, text: str, data: Any = None) -> None:
+        """The answer of a command: `text` for people, `data` under --json."""
+        print(json.dumps(data, indent=2, ensure_ascii=False) if self.json else text, flush=True)
+
+    def note(self, text: str) -> None:
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def warning(self, text: str) -> None:
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
+    def error(self, error: FlagdeployError) -> None:
+        print(f"error: {error}", file=sys.stderr)
+        if error.hint:
+            print(f"\nhint: {error.hint}", file=sys.stderr)
+
+    @contextmanager
+    def progress(self) -> Iterator[Report]:
+        """A listener for a workflow's events: bars on a terminal, plain lines elsewhere."""
+        if self.quiet:
+            yield lambda event: None
+        elif sys.stderr.isatty():
+            with _bars() as report:
+                yield report
+        else:
+            yield _Lines().show
+
+
+class _Lines:
+    """Progress as lines: every message once, and at most one line for each tenth of a count."""
+
+    def __init__(self) -> None:
+        self.shown: dict[tuple[str, str | None], int] = {}
+
+    def show(self, event: Event) -> None:
+        host = f"[{event.host}] " if event.host else ""
+        if not event.total:
+            print(f"{host}{event.message}", file=sys.stderr, flush=True)
+            return
+        tenth = 10 * (event.done or 0) // event.total
+        key = (event.stage, event.host)
+        if self.shown.get(key, -1) != tenth:
+            self.shown[key] = tenth
+            print(f"{host}{event.message} {amount(event)}", file=sys.stderr, flush=True)
+
+
+def amount(event: Event) -> str:
+    """`done` of `total` in the event's unit, bytes in decimal units."""
+    if event.unit == "B":
+        return f"{size(event.done or 0)} of {size(event.total or 0)}"
+    return f"{event.done} of {event.total} {event.unit}".rstrip()
+
+
+def size(count: float) -> str:
+    """Bytes in decimal units, e.g. ``688.6 GB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} TB"
+
+
+@contextmanager
+def _bars() -> Iterator[Report]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn())
+    amounts = TextColumn("{task.fields[amount]}")
+    tasks: dict[tuple[str, str | None], Any] = {}
+    with Progress(
+        *columns, amounts, TimeElapsedColumn(), console=Console(stderr=True), transient=True
+    ) as bars:
+
+        def report(event: Event) -> None:
+            host = f"\\[{event.host}] " if event.host else ""
+            if not event.total:
+                bars.console.print(f"{host}{event.message}", highlight=False)
+                return
+            key = (event.stage, event.host)
+            if key not in tasks:
+                tasks[key] = bars.add_task(f"{host}{event.message}", total=event.total, amount="")
+            text = f"{host}{event.message}"
+            bars.update(
+                tasks[key], completed=event.done or 0, description=text, amount=amount(event)
+            )
+
+        yield report
+
+
+out = Output()

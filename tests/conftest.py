@@ -1,0 +1,16 @@
+"""Fixtures that several packages share."""
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden", action="store_true", help="rewrite the golden files under tests/cases"
+    )
+
+
+def pytest_report_header() -> list[str]:
+    from importlib.metadata import version
+
+    names = ("omegaconf", "typer", "paramiko", "docker", "torch", "transformers", "numpy")
+    return ["versions: " + ", ".join(f"{name} {version(name)}" for name in names)]
