@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 _VERBS = {
     "serve": "serve",
-    "plan": "serve",
+    "plan": "plan",
     "status": "status",
     "stop": "stop",
     "pull": "pull",

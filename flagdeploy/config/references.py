@@ -27,10 +27,12 @@ def extract(
     allowed = set(merged.data.get("environment_allowlist") or [])
     for path, value, parent in list(_strings(merged.data, ())):
         what = _problem(path, value, environ, allowed)
+        match = _REFERENCE.fullmatch(value)
         if what:
             problems.append(Problem(merged.where(path), ".".join(path), what))
-        elif match := _REFERENCE.fullmatch(value):
+        elif match:
             secrets[path] = Secret(environ[match[1]], match[1])
+        if "${env:" in value:
             parent[path[-1]] = ""
     return secrets, problems
 

@@ -1,0 +1,31 @@
+"""The plan of a deployment without touching a host: resolve, then plan with empty facts."""
+
+from collections.abc import Sequence
+
+from flagdeploy.config import workspace as workspaces
+from flagdeploy.config.facts import Facts
+from flagdeploy.plans.serve import plan_serve
+from flagdeploy.plans.steps import Plan
+from flagdeploy.workflows import resolve
+
+DRY_RUN = "dry-run"
+
+
+def plan(
+    name: str | None = None,
+    variant: str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    hosts: str | None = None,
+    launcher: str | None = None,
+    workspace: str | None = None,
+) -> Plan:
+    """What `serve` would do on hosts about which nothing is known.
+
+    Raises ConfigError with every problem of the configuration.
+    """
+    root = workspaces.find(workspace)
+    loaded, engine, vendor = resolve.deployment(
+        name, variant, overrides, hosts=hosts, launcher=launcher, root=root
+    )
+    return plan_serve(loaded.deployment, loaded.hosts, Facts(), engine, vendor, DRY_RUN)
