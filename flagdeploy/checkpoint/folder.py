@@ -1,0 +1,112 @@
+"""Files that appear whole or not at all, in folders whose names are kept from reaching outside."""
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from flagdeploy.checkpoint import strict_json
+from flagdeploy.errors import CheckpointError
+
+PART = ".part"
+WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack"}
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path of `name` in `folder`; CheckpointError when it would lie outside, links followed.
+
+    One exception: a snapshot of the Hugging Face cache (``models--X/snapshots/COMMIT``) is made of
+    links into ``models--X/blobs``.
+    """
+    pure = PurePosixPath(name)
+    sane = name and name.isprintable() and "\\" not in name
+    if not sane or pure.is_absolute() or ".." in pure.parts or not pure.parts:
+        raise CheckpointError(f"{folder}: refuses the file name {name!r}: it leaves the folder")
+    path = folder / pure
+    allowed = [folder.resolve()]
+    if folder.resolve().parent.name == "snapshots":
+        allowed.append(folder.resolve().parent.parent / "blobs")
+    target = path.resolve()
+    if not any(target.is_relative_to(root) for root in allowed):
+        raise CheckpointError(
+            f"{path}: is a link to {target}, outside the checkpoint",
+            "replace the link by the file it points to",
+        )
+    return path
+
+
+def list_files(folder: Path) -> list[str]:
+    """Names, relative and sorted, of all files of a checkpoint; hidden ones and unfinished
+    ``.part`` files are none of it. Raises CheckpointError for a link that leads outside."""
+    names = []
+    for path in folder.rglob("*"):
+        relative = path.relative_to(folder)
+        if any(part.startswith(".") for part in relative.parts) or path.name.endswith(PART):
+            continue
+        if path.is_symlink():
+            inside(folder, relative.as_posix())
+        if path.is_file():
+            names.append(relative.as_posix())
+    return sorted(names)
+
+
+def is_weight(name: str) -> bool:
+    """True for a file that holds weights, in whatever framework's container."""
+    return PurePosixPath(name).suffix in WEIGHT_SUFFIXES
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; CheckpointError names the file when it is missing or is not one."""
+    try:
+        value = strict_json.parse(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: is not a JSON object")
+    return value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON as Hugging Face's files have it, atomically and durably."""
+    write_file(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Replace `path` by `content` so that a reader, or a crash, sees the old file or the new."""
+    part = path.with_name(path.name + PART)
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    publish(part, path)
+
+
+def publish(part: Path, path: Path) -> None:
+    """Give a finished, synced file its name, durably."""
+    part.replace(path)
+    sync_folder(path.parent)
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turn an OSError inside the block into a CheckpointError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        hint = "run the same command again: finished files are kept"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = f"free some space, then {hint}"
+        raise CheckpointError(f"{what}: {error.strerror}", hint) from error
+
+
+def sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,68 @@
+"""``model.safetensors.index.json``, and checkpoints of a single file that have none."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from flagdeploy.checkpoint.folder import inside, read_json, write_json
+from flagdeploy.checkpoint.safetensors_file import read_header
+from flagdeploy.errors import CheckpointError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Index:
+    """Which shard holds which tensor; `total_size` is what the index file states, in bytes."""
+
+    folder: Path
+    weight_map: Mapping[str, str]
+    total_size: int | None = None
+
+    @property
+    def shards(self) -> tuple[str, ...]:
+        return tuple(sorted(set(self.weight_map.values())))
+
+
+def read_index(folder: Path) -> Index:
+    """Read a checkpoint folder's index, or make it from its one ``model.safetensors``.
+
+    Raises CheckpointError when the folder holds no checkpoint, the index is not a map of tensor
+    names to file names, or a file name leads out of the folder (``..``, absolute, a link).
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder", "flagdeploy pull fetches a checkpoint")
+    path = folder / INDEX
+    if path.is_file():
+        return _read(path)
+    if (folder / SINGLE).is_file():
+        header = read_header(inside(folder, SINGLE))
+        return Index(folder, dict.fromkeys(header.tensors, SINGLE))
+    raise CheckpointError(
+        f"{folder}: holds neither {INDEX} nor {SINGLE}: not a safetensors checkpoint"
+    )
+
+
+def _read(path: Path) -> Index:
+    content = read_json(path)
+    weight_map = content.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{path}: has no weight_map")
+    for name, shard in weight_map.items():
+        if not isinstance(shard, str):
+            raise CheckpointError(f"{path}: weight_map: {name}: {shard!r} is not a file name")
+    for shard in set(weight_map.values()):
+        inside(path.parent, shard)
+    metadata = content.get("metadata")
+    total = metadata.get("total_size") if isinstance(metadata, dict) else None
+    # Some writers store the size as a float.
+    if isinstance(total, float) and total.is_integer():
+        total = int(total)
+    return Index(path.parent, weight_map, total if isinstance(total, int) else None)
+
+
+def write_index(folder: Path, weight_map: Mapping[str, str], total_size: int) -> None:
+    """Write the index with `total_size` bytes of tensors, entries sorted by tensor name."""
+    entries = dict(sorted(weight_map.items()))
+    write_json(folder / INDEX, {"metadata": {"total_size": total_size}, "weight_map": entries})

@@ -1,0 +1,164 @@
+"""The safetensors container: headers read with bounds, headers written.
+
+Format (huggingface/safetensors, README "Format"): 8 bytes, little-endian u64 N; N bytes of JSON
+``{name: {"dtype", "shape", "data_offsets": [begin, end]}, "__metadata__": {str: str}}``, padded
+with spaces; then the data, to which the offsets are relative. Nothing here reads the data.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from flagdeploy.checkpoint import strict_json
+from flagdeploy.errors import CheckpointError
+
+# Bits per element, in the order of the format's own enumeration, by which its writer sorts tensors.
+DTYPE_BITS = {
+    **{"BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8, "F8_E5M2": 8},
+    **{"F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I16": 16, "U16": 16},
+    **{"F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "C64": 64, "F64": 64},
+    **{"I64": 64, "U64": 64},
+}
+_DTYPE_RANK = {dtype: rank for rank, dtype in enumerate(DTYPE_BITS)}
+
+# Room for some 300,000 tensors in one file; a published shard's header is below 1 MB. Parsing JSON
+# takes about ten times its size in memory, so this also bounds what a hostile file can claim.
+MAX_HEADER_BYTES = 32 << 20
+_MAX_NAME = 1024
+_MAX_RANK = 16
+
+Refuse = Callable[[str], NoReturn]
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One entry of a header; `begin` and `end` are bytes relative to the start of the data."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.end - self.begin
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A file's whole header; the data starts at byte `data_start` of the file."""
+
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+    data_start: int
+    data_bytes: int
+
+    @property
+    def file_bytes(self) -> int:
+        return self.data_start + self.data_bytes
+
+
+def tensor_bytes(dtype: str, shape: Iterable[int]) -> int:
+    """Size of a tensor of a known dtype, in bytes."""
+    return -(-math.prod(shape) * DTYPE_BITS[dtype] // 8)
+
+
+def read_header(path: Path) -> Header:
+    """Read and check the header of one file; at most `MAX_HEADER_BYTES` of it are ever read.
+
+    Raises CheckpointError, naming the file and the reason, when the file is missing, shorter or
+    longer than its header says, or when the header is not exactly what the format allows.
+    """
+
+    def refuse(what: str) -> NoReturn:
+        raise CheckpointError(f"{path}: {what}", "fetch this file again")
+
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8:
+                refuse(f"torn: {size} bytes cannot hold a safetensors header")
+            if length > MAX_HEADER_BYTES:
+                refuse(f"header of {length} bytes is beyond the limit of {MAX_HEADER_BYTES}")
+            if 8 + length > size:
+                refuse(f"torn: the header needs {8 + length} bytes, the file has {size}")
+            raw = file.read(length)
+    except OSError as error:
+        refuse(f"cannot be read: {error.strerror}")
+    header = parse_header(raw, refuse)
+    if header.file_bytes != size:
+        refuse(f"torn: the header describes {header.file_bytes} bytes, the file has {size}")
+    return header
+
+
+def parse_header(raw: bytes, refuse: Refuse) -> Header:
+    """Parse the JSON part of a header; `refuse` is called with the reason when it is not valid."""
+    if not raw.startswith(b"{"):
+        refuse("header does not start with '{': not a safetensors file")
+    try:
+        entries = strict_json.parse(raw)
+    except ValueError as error:
+        refuse(f"header {error}")
+    metadata = entries.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        refuse("__metadata__ is not a map of strings")
+    tensors = {name: _tensor(name, entry, refuse) for name, entry in entries.items()}
+    end = 0
+    for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.begin, tensor.end)):
+        if tensor.begin != end:
+            what = "overlaps another" if tensor.begin < end else "leaves a gap before it"
+            refuse(f"tensor {tensor.name} {what}: starts at {tensor.begin}, expected {end}")
+        end = tensor.end
+    return Header(tensors, metadata, 8 + len(raw), end)
+
+
+def header_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> tuple[bytes, Header]:
+    """Lay out ``{name: (dtype, shape)}`` and return the bytes before the data, and their meaning.
+
+    The order (widest dtype first, then by name), the ``{"format": "pt"}`` metadata that
+    transformers insists on and the padding to 8 bytes are those of safetensors' own `save_file`,
+    so that equal tensors give equal files.
+    """
+    order = sorted(tensors.items(), key=lambda item: (-_DTYPE_RANK[item[1][0]], item[0]))
+    laid: dict[str, Tensor] = {}
+    end = 0
+    for name, (dtype, shape) in order:
+        begin, end = end, end + tensor_bytes(dtype, shape)
+        laid[name] = Tensor(name, dtype, shape, begin, end)
+    metadata = {"format": "pt"}
+    entries: dict[str, Any] = {"__metadata__": metadata} | {
+        t.name: {"dtype": t.dtype, "shape": t.shape, "data_offsets": (t.begin, t.end)}
+        for t in laid.values()
+    }
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, Header(laid, metadata, 8 + len(text), end)
+
+
+def _tensor(name: str, entry: Any, refuse: Refuse) -> Tensor:
+    if not name or len(name) > _MAX_NAME or not name.isprintable():
+        refuse(f"tensor name {name[:80]!r} is empty, too long or holds control characters")
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        refuse(f"tensor {name} is not described by exactly dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
+        refuse(f"tensor {name} has the unknown dtype {str(dtype)[:80]!r}")
+    if not _naturals(shape) or len(shape) > _MAX_RANK:
+        refuse(f"tensor {name} has no valid shape: {str(shape)[:80]}")
+    if not _naturals(offsets) or len(offsets) != 2:
+        refuse(f"tensor {name} has no valid data_offsets: {str(offsets)[:80]}")
+    begin, end = offsets
+    if end - begin != tensor_bytes(dtype, shape):
+        refuse(f"tensor {name} ({dtype} {shape}) does not fill data_offsets [{begin}, {end}]")
+    return Tensor(name, dtype, tuple(shape), begin, end)
+
+
+def _naturals(value: Any) -> bool:
+    # A bool is an int to Python; JSON's true is not a dimension.
+    return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)

@@ -1,0 +1,29 @@
+"""JSON without the readings that differ between parsers: duplicate keys, NaN, Infinity."""
+
+import json
+from collections import Counter
+from typing import Any, NoReturn
+
+
+def parse(raw: bytes) -> Any:
+    """Parse UTF-8 JSON; ValueError says what is wrong."""
+    try:
+        return json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8") from None
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"is not valid JSON: {error}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"key {twice[:80]!r} appears twice")
+    return entries
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number of JSON")

@@ -1,0 +1,191 @@
+"""Is a checkpoint folder whole? Every shard against the index, its own header and known hashes."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flagdeploy.checkpoint.folder import inside, list_files, read_json
+from flagdeploy.checkpoint.index import SINGLE, Index, read_index
+from flagdeploy.checkpoint.safetensors_file import Header, read_header
+from flagdeploy.errors import CheckpointError
+
+TOKENIZERS = (
+    *("tokenizer.json", "tokenizer.model", "tokenizer_config.json"),
+    *("spiece.model", "vocab.json"),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing wrong: `kind` says which: missing, torn, header, swapped, foreign, duplicate,
+    changed or side file."""
+
+    file: str
+    kind: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.kind}: {self.what}"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What reading every header of a checkpoint told; `findings` is empty when it is whole.
+
+    `headers` holds those that could be read, by shard; `notes` are oddities no engine minds.
+    """
+
+    index: Index
+    headers: Mapping[str, Header]
+    config: Mapping[str, Any]
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return not self.findings
+
+    @property
+    def data_bytes(self) -> int:
+        return sum(header.data_bytes for header in self.headers.values())
+
+    @property
+    def tensors(self) -> int:
+        return sum(len(header.tensors) for header in self.headers.values())
+
+    def require(self) -> "Verification":
+        """This verification if the checkpoint is whole; else CheckpointError with all findings."""
+        if self.ok:
+            return self
+        lines = "\n  ".join(str(finding) for finding in self.findings)
+        raise CheckpointError(
+            f"{self.index.folder}: {len(self.findings)} problem(s) in the checkpoint:\n  {lines}",
+            "flagdeploy pull fetches the missing and replaces the bad files",
+        )
+
+    def __str__(self) -> str:
+        state = "whole" if self.ok else f"{len(self.findings)} problem(s)"
+        return (
+            f"{self.index.folder}: {len(self.index.shards)} shard(s), {self.tensors} tensors, "
+            f"{self.data_bytes} bytes: {state}"
+        )
+
+
+def verify(folder: Path) -> Verification:
+    """Verify a checkpoint folder, reading only its index, headers and config.
+
+    Raises CheckpointError when there is no index to verify against; everything else that is wrong
+    with a shard or a side file becomes a Finding that names it.
+    """
+    index = read_index(folder)
+    headers: dict[str, Header] = {}
+    findings: list[Finding] = []
+    for shard in index.shards:
+        path = inside(folder, shard)
+        if not path.is_file():
+            findings.append(Finding(shard, "missing", "the index names it, the folder lacks it"))
+            continue
+        try:
+            headers[shard] = read_header(path)
+        except CheckpointError as error:
+            what = str(error).removeprefix(f"{path}: ")
+            kind = "torn" if what.startswith("torn: ") else "header"
+            findings.append(Finding(shard, kind, what.removeprefix("torn: ")))
+    findings += compare_names(index, headers)
+    config, side_findings = _side_files(folder)
+    findings += side_findings
+    findings += _strangers(folder, index)
+    return Verification(index, headers, config, tuple(findings), _notes(index, headers))
+
+
+def compare_names(index: Index, headers: Mapping[str, Header]) -> list[Finding]:
+    """Compare the tensor names each header holds with those the index assigns to its shard."""
+    expected: dict[str, set[str]] = {shard: set() for shard in index.shards}
+    for name, shard in index.weight_map.items():
+        expected[shard].add(name)
+    findings = []
+    for shard, header in headers.items():
+        held = header.tensors.keys()
+        if held == expected[shard]:
+            continue
+        twin = next((other for other, names in expected.items() if names == held), None)
+        if twin:
+            findings.append(Finding(shard, "swapped", f"holds the tensors of {twin}"))
+            continue
+        if lacking := expected[shard] - held:
+            findings.append(Finding(shard, "foreign", f"lacks {_few(lacking)}"))
+        for name in sorted(held - expected[shard]):
+            home = index.weight_map.get(name)
+            kind, what = ("duplicate", f"which belongs to {home}") if home else ("foreign", "")
+            findings.append(Finding(shard, kind, f"holds {name} {what or 'unknown to the index'}"))
+            if not home:
+                break
+    return findings
+
+
+def hash_findings(
+    folder: Path, known: Mapping[str, str], progress: Callable[[int], None]
+) -> Iterable[Finding]:
+    """Compare files with their known hashes, ``{name: digest}``: 64 hex digits are SHA-256 of the
+    content, 40 are git's blob id (SHA-1). `progress` gets the number of bytes just read."""
+    for name, digest in known.items():
+        path = inside(folder, name)
+        if not path.is_file():
+            yield Finding(name, "missing", "the source has it, the folder lacks it")
+            continue
+        found = file_digest(path, "sha256" if len(digest) == 64 else "git", progress)
+        if found != digest:
+            yield Finding(name, "changed", f"hash {found[:12]}… is not the known {digest[:12]}…")
+
+
+def file_digest(path: Path, algorithm: str, progress: Callable[[int], None]) -> str:
+    """SHA-256 of a file, or git's blob id, ``sha1("blob SIZE\\0" + content)``, for ``git``."""
+    digest = hashlib.sha256()
+    if algorithm == "git":
+        digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(4 << 20):
+            digest.update(chunk)
+            progress(len(chunk))
+    return digest.hexdigest()
+
+
+def _side_files(folder: Path) -> tuple[dict[str, Any], list[Finding]]:
+    findings = []
+    config: dict[str, Any] = {}
+    if (folder / "config.json").is_file():
+        try:
+            config = read_json(inside(folder, "config.json"))
+        except CheckpointError as error:
+            findings.append(Finding("config.json", "side file", str(error)))
+    else:
+        findings.append(Finding("config.json", "missing", "no engine loads without it"))
+    if not any((folder / name).is_file() for name in TOKENIZERS):
+        what = f"and none of {', '.join(TOKENIZERS[1:])} is there"
+        findings.append(Finding("tokenizer.json", "missing", what))
+    return config, findings
+
+
+def _strangers(folder: Path, index: Index) -> list[Finding]:
+    """Shards the index does not know, which an engine that loads ``*.safetensors`` would read."""
+    if index.shards == (SINGLE,):
+        return []
+    return [
+        Finding(name, "foreign", "a shard of another revision: the index does not name it")
+        for name in list_files(folder)
+        if name.startswith("model-") and name.endswith(".safetensors") and name not in index.shards
+    ]
+
+
+def _notes(index: Index, headers: Mapping[str, Header]) -> tuple[str, ...]:
+    found = sum(header.data_bytes for header in headers.values())
+    if index.total_size is None or index.total_size == found:
+        return ()
+    return (f"the index states total_size {index.total_size}, the shards hold {found} bytes",)
+
+
+def _few(names: Iterable[str]) -> str:
+    first, *rest = sorted(names)
+    return f"{first} and {len(rest)} more" if rest else first

@@ -1,0 +1,10 @@
+"""Numbers of bytes, for reading."""
+
+
+def readable(count: float) -> str:
+    """Bytes in decimal units: ``512 B``, ``12.3 MB``, ``688.6 GB``, ``1.37 TB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} TB"
