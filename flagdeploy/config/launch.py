@@ -117,6 +117,10 @@ class Running:
     labels: dict[str, str]
     exit_code: int | None = None
     started_at: str = ""
+    """RFC 3339, by the host's clock; empty when it never started."""
+    finished_at: str = ""
+    oom_killed: bool = False
+    """The kernel ended it for want of memory."""
 
     @property
     def rank(self) -> int:

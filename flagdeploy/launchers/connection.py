@@ -1,0 +1,354 @@
+"""One authenticated SSH connection per host, kept for the whole run.
+
+Commands, files, TCP and unix sockets of the host all go through it. Only the phase before
+authentication is ever retried; a wrong key or an unknown host key never is.
+"""
+
+import getpass
+import logging
+import os
+import random
+import shlex
+import socket
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import paramiko
+
+from flagdeploy.config.launch import Host
+from flagdeploy.errors import HostError
+from flagdeploy.launchers import known_hosts
+from flagdeploy.launchers.base import Result
+from flagdeploy.launchers.channel import ChannelStream, open_unix
+
+# paramiko logs what it also raises; without a handler Python would print it.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
+
+KEEPALIVE_S = 15
+RETRY_PAUSES_S = (1.0, 2.0, 4.0)
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Seconds for each phase of connecting."""
+
+    connect: float = 10
+    banner: float = 30
+    auth: float = 30
+    channel: float = 20
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where and as whom to connect: the inventory's line joined with ``~/.ssh/config``."""
+
+    address: str
+    port: int
+    user: str
+    keys: tuple[str, ...]
+    agent: bool
+    jump: str | None
+    known_hosts: tuple[Path, ...]
+
+    def __str__(self) -> str:
+        return f"{self.user}@{self.address}:{self.port}"
+
+
+def route(host: Host) -> Route:
+    """What the inventory says wins over ``~/.ssh/config``; $FLAGDEPLOY_SSH_KEY over both."""
+    path = Path("~/.ssh/config").expanduser()
+    config = paramiko.SSHConfig.from_path(str(path)) if path.is_file() else paramiko.SSHConfig()
+    entry = config.lookup(host.address)
+    key = os.environ.get("FLAGDEPLOY_SSH_KEY")
+    keys = [key] if key else [k for k in entry.get("identityfile", []) if Path(k).is_file()]
+    files = shlex.split(entry.get("userknownhostsfile", ""))
+    return Route(
+        address=entry["hostname"],
+        port=host.port if host.port != 22 else int(entry.get("port", 22)),
+        user=host.user or entry.get("user") or getpass.getuser(),
+        keys=tuple(str(Path(k).expanduser()) for k in keys),
+        agent=not key and entry.get("identitiesonly", "no") != "yes",
+        jump=None if entry.get("proxyjump", "none") == "none" else entry["proxyjump"],
+        known_hosts=tuple(Path(file).expanduser() for file in files),
+    )
+
+
+class UnknownHostKey(paramiko.SSHException):
+    """Raised by the policy below; carries what the host showed."""
+
+    def __init__(self, key: paramiko.PKey) -> None:
+        self.shown = f"{key.get_name()} {known_hosts.fingerprint(key.asbytes())}"
+        super().__init__(f"unknown host key {self.shown}")
+
+
+class _Reject(paramiko.MissingHostKeyPolicy):
+    def missing_host_key(
+        self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey
+    ) -> None:
+        raise UnknownHostKey(key)
+
+
+class Connection:
+    """Connects when first used and again when the connection was lost. Safe for threads."""
+
+    def __init__(
+        self,
+        host: Host,
+        known_hosts_file: Path | None = None,
+        timeouts: Timeouts = Timeouts(),
+        retry_pauses: Iterable[float] = RETRY_PAUSES_S,
+    ) -> None:
+        self.host = host
+        self.name = str(host)
+        self._known_hosts_file = known_hosts.override() or known_hosts_file
+        self._timeouts = timeouts
+        self._retry_pauses = tuple(retry_pauses)
+        self._lock = threading.RLock()
+        self._client: paramiko.SSHClient | None = None
+        self._sftp: paramiko.SFTPClient | None = None
+        self._jump: Connection | None = None
+
+    @property
+    def transport(self) -> paramiko.Transport:
+        with self._lock:
+            transport = self._client and self._client.get_transport()
+            if not transport or not transport.is_active():
+                self.close()
+                self._client = self._connect()
+                transport = self._client.get_transport()
+            return cast(paramiko.Transport, transport)
+
+    def close(self) -> None:
+        with self._lock:
+            for part in (self._sftp, self._client, self._jump):
+                if part:
+                    part.close()
+            self._sftp = self._client = self._jump = None
+
+    def run(self, argv: Sequence[str], timeout: float = 20) -> Result:
+        """Run a command to its end; its standard input is empty.
+
+        Raises HostError when it does not end within `timeout` seconds or the connection is lost.
+        """
+        command = shlex.join(argv)
+        deadline = time.monotonic() + timeout
+        try:
+            channel = self.transport.open_session(timeout=self._timeouts.channel)
+            with channel:
+                channel.exec_command(command)
+                channel.shutdown_write()
+                return self._drain(channel, command, timeout, deadline)
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise self._lost(f"`{command}`", error) from None
+
+    def _drain(
+        self, channel: paramiko.Channel, command: str, timeout: float, deadline: float
+    ) -> Result:
+        """Read both outputs as they come: reading one to its end first would stop the other."""
+        out, err = bytearray(), bytearray()
+        pause = 0.001
+        while True:
+            ended = channel.exit_status_ready() and channel.eof_received
+            before = len(out) + len(err)
+            while channel.recv_ready():
+                out += channel.recv(1 << 16)
+            while channel.recv_stderr_ready():
+                err += channel.recv_stderr(1 << 16)
+            moved = len(out) + len(err) > before
+            if ended and not moved:
+                return Result(channel.recv_exit_status(), bytes(out), bytes(err))
+            if channel.closed and not channel.exit_status_ready():
+                raise EOFError("the connection was lost")
+            if time.monotonic() > deadline:
+                raise HostError(self.name, f"`{command}` did not end within {timeout:g} s")
+            pause = 0.001 if moved else min(pause * 2, 0.05)
+            if not moved:
+                time.sleep(pause)
+
+    def open_tcp(self, address: str, port: int, timeout: float) -> ChannelStream:
+        """TCP to `address` from the host; from here when its sshd forbids forwarding.
+
+        Raises ConnectionRefusedError when nothing answers there.
+        """
+        try:
+            channel = self.transport.open_channel(
+                "direct-tcpip", (address, port), ("127.0.0.1", 0), timeout=timeout
+            )
+        except paramiko.ChannelException as error:
+            raise ConnectionRefusedError(f"{address}:{port}: {error.text}") from None
+        except (paramiko.SSHException, EOFError) as error:
+            raise self._lost(f"a tunnel to {address}:{port}", error) from None
+        channel.settimeout(timeout)
+        return ChannelStream(channel)
+
+    def open_unix(self, path: str) -> ChannelStream | None:
+        """A unix socket of the host; None when sshd refuses, for whatever reason."""
+        try:
+            return ChannelStream(open_unix(self.transport, path, self._timeouts.channel))
+        except paramiko.ChannelException:
+            return None
+        except (paramiko.SSHException, EOFError) as error:
+            raise self._lost(f"a tunnel to {path}", error) from None
+
+    def open_command(self, argv: Sequence[str]) -> ChannelStream:
+        """Standard input and output of a command as one stream."""
+        try:
+            channel = self.transport.open_session(timeout=self._timeouts.channel)
+            channel.exec_command(shlex.join(argv))
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise self._lost(f"`{shlex.join(argv)}`", error) from None
+        return ChannelStream(channel)
+
+    @property
+    def sftp(self) -> paramiko.SFTPClient:
+        with self._lock:
+            transport = self.transport
+            if self._sftp is None:
+                try:
+                    self._sftp = paramiko.SFTPClient.from_transport(transport)
+                except (paramiko.SSHException, EOFError) as error:
+                    raise HostError(
+                        self.name,
+                        f"no file transfer (SFTP): {error}",
+                        "sshd_config on the host needs the line: Subsystem sftp internal-sftp",
+                    ) from None
+            return cast(paramiko.SFTPClient, self._sftp)
+
+    def open(self, path: str) -> BinaryIO:
+        return cast(BinaryIO, self.sftp.open(path, "rb"))
+
+    def listdir(self, path: str) -> list[str]:
+        return self.sftp.listdir(path)
+
+    def _connect(self) -> paramiko.SSHClient:
+        way = route(self.host)
+        for pause in (*self._retry_pauses, None):
+            try:
+                return self._attempt(way)
+            except (UnknownHostKey, paramiko.BadHostKeyException) as error:
+                raise self._host_key_refused(way, error) from None
+            except paramiko.AuthenticationException as error:
+                raise self._not_let_in(way, error) from None
+            except (OSError, EOFError, paramiko.SSHException) as error:
+                if pause is None or not _transient(error):
+                    raise self._unreachable(way, error) from None
+                time.sleep(pause * random.uniform(0.8, 1.2))
+        raise AssertionError("the last attempt returns or raises")
+
+    def _attempt(self, way: Route) -> paramiko.SSHClient:
+        client = paramiko.SSHClient()
+        client.set_missing_host_key_policy(_Reject())
+        own = [self._known_hosts_file] if self._known_hosts_file else []
+        known_hosts.load(client, [*way.known_hosts, *own])
+        try:
+            client.connect(
+                way.address,
+                port=way.port,
+                username=way.user,
+                key_filename=cast(Any, list(way.keys) or None),
+                look_for_keys=not way.keys,
+                allow_agent=way.agent,
+                sock=self._socket(way),
+                banner_timeout=self._timeouts.banner,
+                auth_timeout=self._timeouts.auth,
+                channel_timeout=self._timeouts.channel,
+            )
+        except BaseException:
+            client.close()
+            raise
+        cast(paramiko.Transport, client.get_transport()).set_keepalive(KEEPALIVE_S)
+        return client
+
+    def _socket(self, way: Route) -> "socket.socket | paramiko.Channel":
+        if way.jump:
+            return self._through(way)
+        sock = socket.create_connection((way.address, way.port), self._timeouts.connect)
+        # paramiko leaves Nagle's algorithm on: 40 ms for every small exchange.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+
+    def _through(self, way: Route) -> paramiko.Channel:
+        """A channel through the jump host; of a chain, the last hop is reached by the others."""
+        user, _, place = str(way.jump).rpartition(",")[2].rpartition("@")
+        address, _, port = place.partition(":")
+        hop = Host(address, user=user or None, port=int(port or 22))
+        self._jump = Connection(hop, self._known_hosts_file, self._timeouts, self._retry_pauses)
+        return self._jump.transport.open_channel(
+            "direct-tcpip",
+            (way.address, way.port),
+            ("127.0.0.1", 0),
+            timeout=self._timeouts.channel,
+        )
+
+    def _lost(self, what: str, error: Exception) -> HostError:
+        if isinstance(error, HostError):
+            return error
+        return HostError(
+            self.name, f"{what}: {error or 'the connection was lost'}", "is the host still up?"
+        )
+
+    def _host_key_refused(
+        self, way: Route, error: UnknownHostKey | paramiko.BadHostKeyException
+    ) -> HostError:
+        name = known_hosts.entry_name(way.address, way.port)
+        if isinstance(error, UnknownHostKey):
+            return HostError(
+                self.name,
+                f"its host key {error.shown} is not in any known_hosts file as {name}",
+                "flagdeploy hosts trust --hosts FILE shows the keys and records them",
+            )
+        shown, expected = (
+            known_hosts.fingerprint(k.asbytes()) for k in (error.key, error.expected_key)
+        )
+        return HostError(
+            self.name,
+            f"its host key has CHANGED: known_hosts has {expected} for {name}, the host shows "
+            f"{shown}. Somebody may be listening in, or the host was installed anew",
+            f"only if you know why it changed: ssh-keygen -R '{name}', then flagdeploy hosts trust",
+        )
+
+    def _not_let_in(self, way: Route, error: Exception) -> HostError:
+        if isinstance(error, paramiko.PasswordRequiredException):
+            keys = ", ".join(way.keys) or "the private key"
+            return HostError(self.name, f"{keys} needs a passphrase", "ssh-add loads it once")
+        tried = ", ".join(way.keys) or "ssh-agent and ~/.ssh/id_*"
+        return HostError(
+            self.name,
+            f"{way} does not let in the key tried ({tried}): {error}",
+            f"add the public key to ~{way.user}/.ssh/authorized_keys on the host, or name another "
+            "with FLAGDEPLOY_SSH_KEY or IdentityFile in ~/.ssh/config",
+        )
+
+    def _unreachable(self, way: Route, error: Exception) -> HostError:
+        if isinstance(error, HostError):
+            return error
+        place = f"{way.address}:{way.port}"
+        if isinstance(error, socket.gaierror):
+            return HostError(
+                self.name, f"the name {way.address} is unknown", "check the hostfile and DNS"
+            )
+        if isinstance(error, FileNotFoundError):
+            return HostError(self.name, f"{error.filename}: no such key file", None)
+        if isinstance(error, ConnectionRefusedError):
+            return HostError(
+                self.name, f"{place} refuses connections", "is sshd running there, on this port?"
+            )
+        if isinstance(error, TimeoutError):
+            seconds = f"{self._timeouts.connect:g} s"
+            return HostError(
+                self.name, f"{place} did not answer within {seconds}", "is the host up?"
+            )
+        if "No authentication methods" in str(error):
+            return self._not_let_in(way, error)
+        return HostError(self.name, f"no SSH connection to {place}: {error}", "is the host up?")
+
+
+def _transient(error: Exception) -> bool:
+    if isinstance(error, socket.gaierror):
+        return error.errno == socket.EAI_AGAIN
+    permanent = (FileNotFoundError, PermissionError, paramiko.ssh_exception.IncompatiblePeer)
+    return not isinstance(error, permanent) and "No authentication methods" not in str(error)

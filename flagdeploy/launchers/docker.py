@@ -1,0 +1,283 @@
+"""A host's Docker engine through the Engine API, over whatever connection reaches it.
+
+Environment and secrets travel in the body of a request, never in a command line. Containers are
+ours when they carry our labels; no other is ever stopped or removed.
+"""
+
+import contextlib
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Any, cast
+
+import docker
+import docker.errors
+import docker.utils
+import requests
+import urllib3
+
+from flagdeploy.config.launch import (
+    LABEL_DEPLOYMENT,
+    LABEL_RUN,
+    LABEL_SPEC,
+    ContainerSpec,
+    Running,
+)
+from flagdeploy.errors import HostError
+from flagdeploy.launchers import container
+from flagdeploy.launchers.base import sign_of_life
+from flagdeploy.launchers.channel import ChannelStream
+from flagdeploy.records.events import Event, Report
+
+Dial = Callable[[], ChannelStream]
+
+# The SDK wants an address; the adapter below replaces the way there.
+_ADDRESS = "tcp://docker.invalid:2375"
+REQUEST_TIMEOUT_S = 60
+
+# Part of the engine's own message -> what to do about it.
+HINTS = {
+    "no such image": "flagdeploy pull --image fetches it on every host",
+    "manifest unknown": "check the tag in the registry",
+    "could not select device driver": "install the NVIDIA container toolkit on the host",
+    "unknown runtime": "install the vendor's container runtime, or set container.runtime",
+    "unknown or invalid runtime": "install the vendor's runtime, or set container.runtime",
+    "bind source path does not exist": "create that path on the host, or correct container.mounts",
+    "error gathering device information": "is the driver loaded? see container.devices",
+    "operation not permitted": "the host forbids what the container asks for",
+    "no space left on device": "free disk space on the host (docker system df)",
+    "unauthorized": "docker login on this machine for that registry",
+    "pull access denied": "does the image exist? docker login on this machine for a private one",
+    "permission denied": "add the SSH user to the docker group of the host",
+}
+
+
+class Engine:
+    """The Engine API of one host; `dial` opens one stream to it."""
+
+    def __init__(self, host: str, dial: Dial) -> None:
+        self.host = host
+        self._dial = dial
+        self._client: Any = None
+
+    @property
+    def client(self) -> Any:
+        if self._client is None:
+            with self._errors("Docker engine"):
+                # The oldest API version that an engine accepts rises over the years.
+                version = self._new_client(None).version(api_version=False)["ApiVersion"]
+                self._client = self._new_client(version)
+        return self._client
+
+    def version(self) -> str:
+        with self._errors("version"):
+            return str(self.client.version()["Version"])
+
+    def images(self) -> frozenset[str]:
+        """Every name under which the engine holds an image, ids included."""
+        with self._errors("list images"):
+            found = self.client.images()
+        names = {name for image in found for key in ("RepoTags", "RepoDigests")
+                 for name in image[key] or ()}  # fmt: skip
+        names |= {image["Id"] for image in found}
+        names |= {name.removesuffix(":latest") for name in names}
+        return frozenset(names)
+
+    def pull(self, image: str, report: Report) -> None:
+        """Pull `image`; the engine tells bytes per layer, or fails in the stream."""
+        repository, tag = docker.utils.parse_repository_tag(image)
+        with self._errors(f"pull {image}"):
+            for line in self.client.pull(repository, tag or "latest", stream=True, decode=True):
+                if "error" in line:
+                    raise docker.errors.APIError(line["error"], explanation=line["error"])
+                report(_pull_event(self.host, image, line))
+
+    def start(self, spec: ContainerSpec) -> str:
+        """Create and start; the same rank of the same run is created once however often asked.
+
+        Raises HostError when the name belongs to a container that is not ours, or to an older
+        rank; neither is touched.
+        """
+        body = container.create_body(spec)
+        try:
+            created = self.client.create_container_from_config(body, spec.name)["Id"]
+        except docker.errors.APIError as error:
+            if error.status_code != 409:
+                raise self._error(f"create {spec.name}", error) from None
+            return self._start_existing(spec)
+        except (docker.errors.DockerException, requests.RequestException, OSError) as error:
+            raise self._error(f"create {spec.name}", error) from None
+        try:
+            with self._errors(f"start {spec.name}"):
+                if spec.files:
+                    self.client.put_archive(created, "/", container.archive(spec.files))
+                self.client.start(created)
+        except HostError:
+            with contextlib.suppress(docker.errors.DockerException, requests.RequestException):
+                self.client.remove_container(created, v=True, force=True)
+            raise
+        return str(created)
+
+    def _start_existing(self, spec: ContainerSpec) -> str:
+        with self._errors(f"create {spec.name}"):
+            found = self.client.inspect_container(spec.name)
+        labels = found["Config"]["Labels"] or {}
+        if LABEL_DEPLOYMENT not in labels:
+            raise HostError(
+                self.host,
+                f"the name {spec.name} belongs to a container that flagdeploy did not start "
+                f"({found['Id'][:12]}, image {found['Config']['Image']})",
+                f"rename it (docker rename {spec.name} NEW) or remove it yourself",
+            )
+        same = (LABEL_RUN, LABEL_SPEC, LABEL_DEPLOYMENT)
+        if any(labels.get(label) != spec.labels.get(label) for label in same):
+            raise HostError(
+                self.host,
+                f"{spec.name} exists from another run of {labels[LABEL_DEPLOYMENT]}",
+                f"flagdeploy stop {labels[LABEL_DEPLOYMENT]}",
+            )
+        with self._errors(f"start {spec.name}"):
+            self.client.start(found["Id"])
+        return str(found["Id"])
+
+    def stop(self, id: str, timeout: int) -> None:
+        """SIGTERM, SIGKILL after `timeout` seconds, remove. Containers of others are refused."""
+        with self._errors(f"stop {id[:12]}"):
+            try:
+                labels = self.client.inspect_container(id)["Config"]["Labels"] or {}
+                if LABEL_DEPLOYMENT not in labels:
+                    raise HostError(self.host, f"container {id[:12]} is not flagdeploy's")
+                self.client.stop(id, timeout=timeout)
+                self.client.remove_container(id, v=True, force=True)
+            except docker.errors.NotFound:
+                return
+
+    def running(self, name: str | None) -> tuple[Running, ...]:
+        label = LABEL_DEPLOYMENT if name is None else f"{LABEL_DEPLOYMENT}={name}"
+        ranks = []
+        with self._errors("list containers"):
+            for entry in self.client.containers(all=True, filters={"label": [label]}):
+                # It may have been removed since the list was made.
+                with contextlib.suppress(docker.errors.NotFound):
+                    ranks.append(_running(self.host, self.client.inspect_container(entry["Id"])))
+        return tuple(sorted(ranks, key=lambda rank: rank.rank))
+
+    def logs(self, id: str, follow: bool, tail: int | None) -> Iterator[bytes]:
+        with self._errors(f"logs of {id[:12]}"):
+            pieces = self.client.logs(
+                id, stdout=True, stderr=True, stream=True, follow=follow,
+                tail="all" if tail is None else tail,
+            )  # fmt: skip
+            try:
+                yield from pieces
+            finally:
+                pieces.close()
+
+    def progress(self, id: str) -> tuple[Hashable, ...]:
+        """(last log line, memory in 8 MiB, disk input and output in MiB)."""
+        last = b"".join(self.logs(id, follow=False, tail=1))
+        with self._errors(f"statistics of {id[:12]}"):
+            stats = self.client.stats(id, stream=False, one_shot=True)
+        memory = (stats.get("memory_stats") or {}).get("usage", 0)
+        transfers = (stats.get("blkio_stats") or {}).get("io_service_bytes_recursive") or ()
+        moved = sum(entry["value"] for entry in transfers)
+        return sign_of_life(last), memory >> 23, moved >> 20
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def _new_client(self, version: str | None) -> Any:
+        client = docker.APIClient(_ADDRESS, version=version or "1.41", timeout=REQUEST_TIMEOUT_S)
+        # The way leads through SSH: no proxy of this machine has a part in it.
+        client.trust_env = False
+        client.mount("http://", _Adapter(self._dial))
+        return client
+
+    @contextlib.contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (
+            docker.errors.DockerException,
+            requests.RequestException,
+            urllib3.exceptions.HTTPError,
+            OSError,
+        ) as error:
+            raise self._error(what, error) from None
+
+    def _error(self, what: str, error: Exception) -> HostError:
+        cause: BaseException | None = error
+        while cause is not None:  # dialling fails inside two HTTP libraries
+            if isinstance(cause, HostError):
+                return cause
+            cause = cause.__cause__ or cause.__context__
+        text = str(getattr(error, "explanation", None) or error)
+        hint = next((hint for part, hint in HINTS.items() if part in text.lower()), None)
+        return HostError(self.host, f"{what}: {text}", hint)
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    """Makes `requests` open its connections with `dial`."""
+
+    def __init__(self, dial: Dial) -> None:
+        super().__init__()
+        self._pool = _Pool(dial)
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        return self._pool
+
+    def close(self) -> None:
+        self._pool.close()
+        super().close()
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    def __init__(self, dial: Dial) -> None:
+        super().__init__("docker", maxsize=4)
+        self._dial = dial
+
+    def _new_conn(self) -> "_HTTP":
+        return _HTTP(self._dial)
+
+
+class _HTTP(urllib3.connection.HTTPConnection):
+    def __init__(self, dial: Dial) -> None:
+        super().__init__("docker")
+        self._dial = dial
+
+    def connect(self) -> None:
+        stream = self._dial()
+        stream.settimeout(self.timeout)
+        self.sock = cast(Any, stream)
+
+    @property
+    def is_connected(self) -> bool:
+        return self.sock is not None and not cast(ChannelStream, self.sock).closed
+
+
+def _running(host: str, found: Mapping[str, Any]) -> Running:
+    state = found["State"]
+    ended = state["Status"] in ("exited", "dead", "removing")
+    return Running(
+        host=host,
+        id=found["Id"],
+        name=found["Name"].lstrip("/"),
+        state="exited" if ended else "created" if state["Status"] == "created" else "running",
+        labels=found["Config"]["Labels"],
+        exit_code=state["ExitCode"] if ended else None,
+        started_at=_moment(state["StartedAt"]),
+        finished_at=_moment(state["FinishedAt"]) if ended else "",
+        oom_killed=state["OOMKilled"],
+    )
+
+
+def _moment(text: str) -> str:
+    # The engine's way to say "never".
+    return "" if text.startswith("0001-") else text
+
+
+def _pull_event(host: str, image: str, line: Mapping[str, Any]) -> Event:
+    detail = line.get("progressDetail") or {}
+    layer = line.get("id")
+    message = f"{image}: {layer}: {line['status']}" if layer else f"{image}: {line['status']}"
+    return Event("pull", message, host, detail.get("current"), detail.get("total"), "B")

@@ -1,0 +1,207 @@
+"""Ranks as child processes of this machine, for machines without Docker.
+
+Each runs in a session of its own under a small shell that notes its exit code, and outlives the
+command that started it. State lies in one folder per rank: ``state.json``, ``log``, ``exit``.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from flagdeploy.config.facts import HostFacts
+from flagdeploy.config.launch import LABEL_DEPLOYMENT, LABEL_SPEC, Host, ProcessSpec, Running, Spec
+from flagdeploy.config.secret import Secret
+from flagdeploy.errors import HostError, UsageError
+from flagdeploy.launchers.base import Result, expand, listening_ports, sign_of_life
+from flagdeploy.launchers.session import TOKEN, Session, boot_id, reap, stat
+from flagdeploy.records.events import Report
+from flagdeploy.records.files import write_private
+
+# Runs "$@" and writes its exit code into the file $0. SIGTERM goes to the whole session, and the
+# shell has to outlive its child to write.
+_SUPERVISOR = 'trap : TERM INT HUP; "$@"; echo $? > "$0"'
+
+
+@dataclass(frozen=True)
+class State:
+    """What is remembered of a rank; no environment, so no secrets."""
+
+    name: str
+    labels: dict[str, str]
+    started_at: str
+    token: str
+    boot: str
+    pid: int = 0
+    start: int = 0
+    version: int = field(default=1)
+
+
+class LocalLauncher:
+    """This machine. See `flagdeploy.launchers.base.Launcher`; ids are names of ranks."""
+
+    def __init__(self, host: Host, state: Path) -> None:
+        if not sys.platform.startswith("linux"):
+            raise UsageError(
+                f"the local launcher needs Linux (/proc), this is {sys.platform}",
+                "use hosts with SSH and Docker: --launcher ssh --hosts FILE",
+            )
+        self.host = host
+        self._folder = state
+
+    def probe(self, name: str, devices: Sequence[str], ports: Iterable[int]) -> HostFacts:
+        tables = "".join(Path(f"/proc/net/{kind}").read_text() for kind in ("tcp", "tcp6"))
+        nodes = [node for pattern in devices for node in expand(pattern, self.listdir)]
+        return HostFacts(
+            running=self.running(name),
+            device_nodes=tuple(dict.fromkeys(nodes)),
+            ports_in_use=listening_ports(tables) & set(ports),
+        )
+
+    def run(self, argv: Sequence[str], timeout: float = 20) -> Result:
+        try:
+            done = subprocess.run(
+                argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise HostError(str(self.host), f"`{argv[0]}`: {error}") from None
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    def pull(self, image: str, report: Report) -> None:
+        raise UsageError("the local launcher runs no containers", "--launcher ssh")
+
+    def start(self, spec: Spec) -> str:
+        if not isinstance(spec, ProcessSpec):
+            raise UsageError("the local launcher starts processes; --launcher ssh for containers")
+        for rank in self.running():
+            if rank.name == spec.name and rank.state == "running":
+                if rank.labels.get(LABEL_SPEC) == spec.labels.get(LABEL_SPEC):
+                    return rank.id
+                raise HostError(
+                    str(self.host),
+                    f"{spec.name} runs already with other settings",
+                    f"flagdeploy stop {rank.labels[LABEL_DEPLOYMENT]}",
+                )
+        self._launch(spec)
+        return spec.name
+
+    def _launch(self, spec: ProcessSpec) -> None:
+        folder = self._folder / spec.name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, mode=0o700)
+        state = State(
+            spec.name, dict(spec.labels), _now(), token=secrets.token_hex(16), boot=boot_id()
+        )
+        # Known before it runs: a crash between here and the next write still leaves the token.
+        _write(folder, state)
+        write_private(folder / "exit", b"")
+        write_private(folder / "log", b"")
+        given = {k: v.reveal() if isinstance(v, Secret) else v for k, v in spec.env.items()}
+        log = os.open(folder / "log", os.O_WRONLY | os.O_APPEND)
+        null = os.open(os.devnull, os.O_RDONLY)
+        try:
+            pid = os.posix_spawn(
+                "/bin/sh",
+                ["sh", "-c", _SUPERVISOR, str(folder / "exit"), *spec.argv],
+                {**os.environ, **given, TOKEN: state.token},
+                file_actions=[(os.POSIX_SPAWN_DUP2, null, 0)]
+                + [(os.POSIX_SPAWN_DUP2, log, output) for output in (1, 2)],
+                setsid=True,
+                setsigdef=[signal.SIGINT, signal.SIGPIPE],
+            )
+        finally:
+            os.close(log)
+            os.close(null)
+        found = stat(pid)
+        _write(folder, State(**{**asdict(state), "pid": pid, "start": found.start if found else 0}))
+
+    def stop(self, id: str, timeout: int) -> None:
+        if (state := _read(self._folder / id)) is None:
+            return
+        self._session(state).end(timeout)
+        shutil.rmtree(self._folder / id)
+
+    def running(self, name: str | None = None) -> tuple[Running, ...]:
+        folders = sorted(self._folder.iterdir()) if self._folder.is_dir() else []
+        states = [state for folder in folders if (state := _read(folder))]
+        wanted = [s for s in states if name in (None, s.labels.get(LABEL_DEPLOYMENT))]
+        return tuple(sorted((self._running(s) for s in wanted), key=lambda rank: rank.rank))
+
+    def _running(self, state: State) -> Running:
+        reap(state.pid)
+        exit_file = self._folder / state.name / "exit"
+        code = exit_file.read_text().strip()
+        session = self._session(state)
+        lives = not code and (session.leader_lives or bool(session.members()))
+        ended = datetime.fromtimestamp(exit_file.stat().st_mtime, UTC).isoformat() if code else ""
+        return Running(
+            host=str(self.host),
+            id=state.name,
+            name=state.name,
+            state="running" if lives else "exited",
+            labels=state.labels,
+            exit_code=int(code) if code else None,
+            started_at=state.started_at,
+            finished_at=ended,
+        )
+
+    def logs(self, id: str, *, follow: bool = False, tail: int | None = None) -> Iterator[bytes]:
+        with (self._folder / id / "log").open("rb") as file:
+            yield from file if tail is None else deque(file, maxlen=tail)
+            while follow:
+                # Asked before reading: what is written before the end is still shown.
+                lives = any(r.id == id and r.state == "running" for r in self.running())
+                yield from iter(lambda: file.read(1 << 16), b"")
+                follow = lives
+                time.sleep(0.2 if lives else 0)
+
+    def progress(self, id: str) -> tuple[Hashable, ...]:
+        """(last log line, resident memory in 8 MiB)."""
+        state = _read(self._folder / id)
+        if state is None:
+            return ()
+        last = b"".join(itertools.islice(self.logs(id, tail=1), 1))
+        return sign_of_life(last), self._session(state).memory() * os.sysconf("SC_PAGESIZE") >> 23
+
+    def connect(self, address: str, port: int, timeout: float) -> socket.socket:
+        return socket.create_connection((address, port), timeout)
+
+    def open(self, path: str) -> BinaryIO:
+        return Path(path).open("rb")
+
+    def listdir(self, path: str) -> list[str]:
+        return [entry.name for entry in Path(path).iterdir()]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _session(self, state: State) -> Session:
+        log = self._folder / state.name / "log"
+        return Session(state.pid, state.start, state.boot, state.token, log)
+
+
+def _read(folder: Path) -> State | None:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return State(**json.loads((folder / "state.json").read_text()))
+    return None
+
+
+def _write(folder: Path, state: State) -> None:
+    write_private(folder / "state.json", json.dumps(asdict(state), indent=2).encode())
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
