@@ -15,17 +15,22 @@ PART = ".part"
 WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack"}
 
 
+def is_sane(name: str) -> bool:
+    """True for a relative file name that stays below its folder, whatever the system."""
+    path = PurePosixPath(name)
+    plain = name.isprintable() and "\\" not in name and path.parts
+    return bool(plain) and not path.is_absolute() and ".." not in path.parts
+
+
 def inside(folder: Path, name: str) -> Path:
     """The path of `name` in `folder`; CheckpointError when it would lie outside, links followed.
 
     One exception: a snapshot of the Hugging Face cache (``models--X/snapshots/COMMIT``) is made of
     links into ``models--X/blobs``.
     """
-    pure = PurePosixPath(name)
-    sane = name and name.isprintable() and "\\" not in name
-    if not sane or pure.is_absolute() or ".." in pure.parts or not pure.parts:
+    if not is_sane(name):
         raise CheckpointError(f"{folder}: refuses the file name {name!r}: it leaves the folder")
-    path = folder / pure
+    path = folder / name
     allowed = [folder.resolve()]
     if folder.resolve().parent.name == "snapshots":
         allowed.append(folder.resolve().parent.parent / "blobs")
@@ -101,7 +106,7 @@ def explained(what: str) -> Iterator[None]:
         hint = "run the same command again: finished files are kept"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             hint = f"free some space, then {hint}"
-        raise CheckpointError(f"{what}: {error.strerror}", hint) from error
+        raise CheckpointError(f"{what}: {error.strerror or error}", hint) from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,7 +1,6 @@
 """Is a checkpoint folder whole? Every shard against the index, its own header and known hashes."""
 
-import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,13 +56,9 @@ class Verification:
 
     def require(self) -> "Verification":
         """This verification if the checkpoint is whole; else CheckpointError with all findings."""
-        if self.ok:
-            return self
-        lines = "\n  ".join(str(finding) for finding in self.findings)
-        raise CheckpointError(
-            f"{self.index.folder}: {len(self.findings)} problem(s) in the checkpoint:\n  {lines}",
-            "flagdeploy pull fetches the missing and replaces the bad files",
-        )
+        hint = "flagdeploy pull fetches the missing and replaces the bad files"
+        raise_findings(self.index.folder, self.findings, hint)
+        return self
 
     def __str__(self) -> str:
         state = "whole" if self.ok else f"{len(self.findings)} problem(s)"
@@ -100,6 +95,14 @@ def verify(folder: Path) -> Verification:
     return Verification(index, headers, config, tuple(findings), _notes(index, headers))
 
 
+def raise_findings(folder: Path, findings: Sequence[Finding], hint: str) -> None:
+    """Raise CheckpointError with all findings, if there are any."""
+    if findings:
+        lines = "\n  ".join(str(finding) for finding in findings)
+        what = f"{len(findings)} problem(s) in the checkpoint"
+        raise CheckpointError(f"{folder}: {what}:\n  {lines}", hint)
+
+
 def compare_names(index: Index, headers: Mapping[str, Header]) -> list[Finding]:
     """Compare the tensor names each header holds with those the index assigns to its shard."""
     expected: dict[str, set[str]] = {shard: set() for shard in index.shards}
@@ -123,33 +126,6 @@ def compare_names(index: Index, headers: Mapping[str, Header]) -> list[Finding]:
             if not home:
                 break
     return findings
-
-
-def hash_findings(
-    folder: Path, known: Mapping[str, str], progress: Callable[[int], None]
-) -> Iterable[Finding]:
-    """Compare files with their known hashes, ``{name: digest}``: 64 hex digits are SHA-256 of the
-    content, 40 are git's blob id (SHA-1). `progress` gets the number of bytes just read."""
-    for name, digest in known.items():
-        path = inside(folder, name)
-        if not path.is_file():
-            yield Finding(name, "missing", "the source has it, the folder lacks it")
-            continue
-        found = file_digest(path, "sha256" if len(digest) == 64 else "git", progress)
-        if found != digest:
-            yield Finding(name, "changed", f"hash {found[:12]}… is not the known {digest[:12]}…")
-
-
-def file_digest(path: Path, algorithm: str, progress: Callable[[int], None]) -> str:
-    """SHA-256 of a file, or git's blob id, ``sha1("blob SIZE\\0" + content)``, for ``git``."""
-    digest = hashlib.sha256()
-    if algorithm == "git":
-        digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(4 << 20):
-            digest.update(chunk)
-            progress(len(chunk))
-    return digest.hexdigest()
 
 
 def _side_files(folder: Path) -> tuple[dict[str, Any], list[Finding]]:

@@ -82,7 +82,8 @@ def dequant(
     if to not in TARGETS:
         raise UsageError(f"--to {to}: not yet supported", f"supported are {', '.join(TARGETS)}")
     source = Path(checkpoint)
-    target = Path(out) if out else Path(f"{source.resolve()}-{to}")
+    named = source if source.name not in ("", "..") else source.resolve()
+    target = Path(out) if out else named.with_name(f"{named.name}-{to}")
     plan = _plan(source, target, to, drop_mtp)
     found = ownership.look(target, plan.identity)
     if found.state in ("other", "foreign"):

@@ -42,3 +42,18 @@ def checkpoint_of(name: str | None, root: Path) -> Path:
     """The folder that `pull` fills and `dequant` reads, of one deployment."""
     loaded = load(name or workspace.default_deployment(root), root=root)
     return root / loaded.deployment.model.source
+
+
+def repository_of(name: str | None, root: Path) -> tuple[str, str | None]:
+    """The repository and revision that `pull` fetches for one deployment.
+
+    Raises ConfigError when its configuration names none.
+    """
+    loaded = load(name or workspace.default_deployment(root), root=root)
+    model = loaded.deployment.model
+    if not model.repo:
+        raise ConfigError(
+            [Problem(loaded.where("model.repo"), "model.repo", "is not set: nothing to pull")],
+            "set it, or name a repository or a folder with --ckpt",
+        )
+    return model.repo, model.revision

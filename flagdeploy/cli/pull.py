@@ -1,0 +1,74 @@
+"""`flagdeploy pull`."""
+
+from typing import Annotated
+
+import typer
+
+from flagdeploy.cli import options
+from flagdeploy.cli.output import out
+
+
+def pull(
+    name: options.Name = None,
+    ckpt: Annotated[
+        str | None,
+        typer.Option(
+            "--ckpt",
+            metavar="REPO_OR_PATH",
+            help="Repository of the hub (OWNER/NAME) or a local folder. "
+            "Default: the repository of the deployment.",
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option("--revision", metavar="R", help="Branch, tag or commit; pinned to a commit."),
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="DIR",
+            help="Target folder. Default: the deployment's, else models/NAME of the workspace; "
+            "a local folder is only verified in place.",
+        ),
+    ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option("--endpoint", metavar="URL", help="Mirror of the hub. Default: $HF_ENDPOINT."),
+    ] = None,
+    dry_run: options.DryRun = False,
+    workspace: options.Workspace = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Download a checkpoint and verify every file of it.
+
+    The revision is pinned to a commit, an interrupted pull goes on where it was, and every shard is
+    checked against the index, its own header and the hub's hash. A token is taken from $HF_TOKEN.
+
+    \b
+      flagdeploy pull --ckpt deepseek-ai/DeepSeek-R1
+      flagdeploy pull --ckpt deepseek-ai/DeepSeek-R1 --endpoint https://hf-mirror.com
+      flagdeploy pull --ckpt /data/DeepSeek-R1                  verify it where it is
+      flagdeploy pull --ckpt /data/DeepSeek-R1 --to /nvme/R1    copy it, then verify
+    """
+    from flagdeploy.config.workspace import find
+    from flagdeploy.workflows import resolve
+    from flagdeploy.workflows.pull import is_local
+    from flagdeploy.workflows.pull import pull as workflow
+
+    out.json, out.quiet = json, quiet
+    root = find(workspace)
+    source = ckpt
+    if source is None:
+        source, pinned = resolve.repository_of(name, root)
+        revision = revision or pinned
+    if to is None and name:
+        to = str(resolve.checkpoint_of(name, root))
+    elif to is None and not is_local(source):
+        to = str(root / "models" / source.rpartition("/")[2])
+    with out.progress() as report:
+        done = workflow(source, revision, to, endpoint=endpoint, dry_run=dry_run, report=report)
+    for note in done.verification.notes if done.verification else ():
+        out.note(f"note: {note}")
+    out.result(str(done), done.to_dict())
