@@ -150,7 +150,7 @@ def _mmlu(row: dict[str, Any]) -> Read:
 
 
 def _aime(row: dict[str, Any]) -> Read:
-    return row["problem"], (), str(int(row["answer"])), ""
+    return row.get("problem") or row["question"], (), str(int(row["answer"])), ""
 
 
 SHAPES: dict[str, Callable[[dict[str, Any]], Read]] = {

@@ -1,0 +1,91 @@
+"""`flagdeploy baseline record` and `flagdeploy baseline show`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flagdeploy.cli import options
+from flagdeploy.cli.output import out
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def _baseline() -> None:
+    """Record a deployment as a baseline for later comparisons, and show recorded ones."""
+
+
+@app.command()
+def record(
+    source: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME|URL]", help="Running deployment or endpoint to record."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Default: env/baselines/NAME/AS.jsonl.gz."),
+    ] = None,
+    alias: Annotated[
+        str, typer.Option("--as", help="What `compare --baseline` will call it.")
+    ] = "local",
+    concurrency: Annotated[
+        str, typer.Option(help="Requests in flight; each further number repeats everything.")
+    ] = "16,64",
+    sequences: Annotated[int, typer.Option(min=0, help="Teacher-forced sequences.")] = 64,
+    limit: Annotated[int | None, typer.Option(min=1, help="Questions of each benchmark.")] = None,
+    benchmarks: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder with benchmark.yaml. Default: the deployment's."),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Checkpoint whose hashes go in.")
+    ] = None,
+    record_dir: Annotated[
+        Path | None,
+        typer.Option("--record", metavar="DIR", help="Where answers are kept, to go on later."),
+    ] = None,
+    workspace: options.Workspace = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Ask an endpoint every question and freeze what it says in one file.
+
+    \b
+      flagdeploy baseline record tiny_deepseek_r1 --as h200
+      flagdeploy baseline record http://host:8000 --benchmarks DIR --out here.jsonl.gz
+    """
+    from flagdeploy.workflows import baseline as workflow
+
+    out.quiet, out.json = quiet, json
+    with out.progress() as report:
+        path, bundle = workflow.record_named(
+            source,
+            alias,
+            out=output,
+            benchmarks=benchmarks,
+            concurrency=[int(width) for width in concurrency.split(",")],
+            sequences=sequences,
+            limit=limit,
+            checkpoint=checkpoint,
+            record_dir=record_dir,
+            workspace=workspace,
+            report=report,
+        )
+    out.result(workflow.summary(bundle) + f"\nwritten to {path}", dict(bundle.manifest))
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="As for `compare --baseline`.")],
+    workspace: options.Workspace = None,
+    json: options.Json = False,
+) -> None:
+    """Print what a baseline holds: endpoint, scores, sequences and noise floor."""
+    from flagdeploy.config import workspace as workspaces
+    from flagdeploy.workflows import baseline as workflow
+    from flagdeploy.workflows.sides import find
+
+    out.json = json
+    found = find(name, workspaces.find(workspace))
+    out.result(workflow.summary(found), workflow.facts(found))

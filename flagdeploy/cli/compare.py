@@ -1,0 +1,95 @@
+"""`flagdeploy compare`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flagdeploy.cli import options
+from flagdeploy.cli.output import out
+
+
+def compare(
+    candidate: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME|URL|BUNDLE]",
+            help="A running deployment, an endpoint, a recorded bundle or a published table. "
+            "Default: the deployment that runs.",
+        ),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|URL|BUNDLE",
+            help="A file of env/baselines/ by its name, a path, or an endpoint to record first.",
+        ),
+    ] = None,
+    suite: Annotated[str, typer.Option(help="How much is asked: quick.")] = "quick",
+    from_table: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Published totals instead: CSV or YAML task,n,base,cand."
+        ),
+    ] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write the result as JSON; `-`: stdout."),
+    ] = None,
+    report_file: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="Write the report as Markdown.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Ask at most this many questions of each benchmark.")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 16,
+    benchmarks: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder with benchmark.yaml, if the baseline has none."),
+    ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where answers are kept; give it again to go on."),
+    ] = None,
+    workspace: options.Workspace = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Say whether a deployment is the same model as a baseline: PASS, FAIL or INCONCLUSIVE.
+
+    Exit code 0 for PASS, 1 for FAIL, 3 for INCONCLUSIVE.
+
+    \b
+      flagdeploy compare --baseline h100                    the deployment that runs
+      flagdeploy compare http://host:8000 --baseline h200   any OpenAI-compatible endpoint
+      flagdeploy compare mlu590 --baseline h100             two published tables
+      flagdeploy compare --from-table scores.csv            task,n,base,cand
+    """
+    from flagdeploy.records import report as reports
+    from flagdeploy.workflows.compare import compare as workflow
+    from flagdeploy.workflows.compare import new_record_dir
+
+    out.quiet, out.json = quiet, str(json_file) == "-"
+    record = record or new_record_dir(workspace)
+    with out.progress() as report:
+        result = workflow(
+            candidate,
+            baseline,
+            workspace=workspace,
+            suite=suite,
+            from_table=from_table,
+            benchmarks=benchmarks,
+            concurrency=concurrency,
+            limit=limit,
+            record_dir=record,
+            report=report,
+        )
+    data = result.to_json()
+    if json_file and not out.json:
+        json_file.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    if report_file:
+        report_file.write_text(reports.markdown(data), "utf-8")
+    out.result(reports.text(data), data)
+    if record.is_dir():
+        out.note(f"answers and report: {record}")
+    raise typer.Exit(result.exit_code)

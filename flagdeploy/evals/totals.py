@@ -1,0 +1,70 @@
+"""Published totals: two columns of scores without their items, compared as what they are."""
+
+import math
+from collections.abc import Sequence
+
+from flagdeploy.evals.distributions import fisher_exact, normal_cdf
+from flagdeploy.evals.statistics import (
+    Interval,
+    needed_unpaired,
+    newcombe,
+    unpaired_p,
+    unpaired_se,
+)
+from flagdeploy.evals.tables import Row, Score
+from flagdeploy.evals.verdict import ALPHA, KEPT, Finding, Verdict, failing
+
+
+def aggregates(rows: Sequence[Row]) -> list[Finding]:
+    """Unpaired non-inferiority of published scores: every row that can be judged is required.
+
+    PASS by a one-sided z test of p_B > KEPT * p_A, interval by Newcombe at 95%. Clustering is
+    unknown for totals.
+    """
+    return failing([_aggregate(row) for row in rows])
+
+
+def _aggregate(row: Row) -> Finding:
+    a, b = row.baseline, row.candidate
+    if a is None or b is None:
+        side = "baseline" if a is None else "candidate"
+        return Finding(row.task, Verdict.INFO, f"the {side} has no score")
+    if a.n is None or b.n is None:
+        return Finding(
+            row.task,
+            Verdict.INCONCLUSIVE,
+            "nobody said how many questions were asked; give n",
+            required=True,
+            estimate=100 * (b.value - a.value),
+            unit="pp",
+        )
+    return _counted(row.task, a, b, a.n, b.n)
+
+
+def _counted(task: str, a: Score, b: Score, n_a: int, n_b: int) -> Finding:
+    counts = (a.right, n_a, b.right, n_b)
+    p_a, p_b = a.right / n_a, b.right / n_b
+    margin, distance = (1 - KEPT) * p_a, p_b - KEPT * p_a
+    se = unpaired_se(*counts, KEPT)
+    z = distance / se if se else math.copysign(math.inf, distance)
+    interval = newcombe(*counts)
+    passed = normal_cdf(-z) < ALPHA
+    doubt = "" if a.reproduced and b.reproduced else "; no whole number of right answers gives this"
+    return Finding(
+        name=task,
+        verdict=Verdict.PASS if passed else Verdict.INCONCLUSIVE,
+        sentence=(
+            f"{p_a:.2%} at the baseline, {p_b:.2%} here; unpaired z test p = "
+            f"{unpaired_p(*counts):.3f}, Fisher p = {fisher_exact(*counts):.3f}, "
+            f"non-inferiority p = {normal_cdf(-z):.3f}{doubt}"
+        ),
+        required=True,
+        unit="pp",
+        estimate=100 * (p_b - p_a),
+        interval=Interval(100 * interval.low, 100 * interval.high),
+        level=0.95,
+        n=n_b,
+        margin=100 * margin,
+        p=normal_cdf(z),
+        needed_n=needed_unpaired(p_a, p_b, margin) if not passed and margin else None,
+    )

@@ -1,0 +1,76 @@
+"""From what a user names to a side of a comparison: an endpoint, a bundle or a table."""
+
+import os
+from pathlib import Path
+
+from flagdeploy.config.secret import Secret
+from flagdeploy.errors import UsageError
+from flagdeploy.evals.bundle import SUFFIX, Bundle, read_bundle
+from flagdeploy.evals.client import Endpoint
+from flagdeploy.evals.tables import Table, read_table
+
+Side = Endpoint | Bundle | Table
+FOLDER = Path("env", "baselines")
+
+
+def candidate_side(given: Side | str | None, root: Path) -> Side:
+    if isinstance(given, Endpoint | Bundle | Table):
+        return given
+    if given and (Path(given).is_file() or given in names(root)):
+        return find(given, root)
+    return endpoint_of(given, root)
+
+
+def baseline_side(given: Side | str | None, candidate: Side, root: Path) -> Side:
+    if isinstance(given, Endpoint | Bundle | Table):
+        return given
+    if given is None:
+        raise UsageError(
+            "compare with what? Give --baseline NAME, URL or BUNDLE",
+            hint=f"there are: {', '.join(names(root))}",
+        )
+    if given.startswith(("http://", "https://")):
+        return endpoint_of(given, root)
+    return find(given, root, candidate.name if isinstance(candidate, Endpoint) else None)
+
+
+def find(name: str, workspace: Path, deployment: str | None = None) -> Bundle | Table:
+    """The baseline called `name`: a path, or a file under env/baselines/.
+
+    A bundle recorded for `deployment` (env/baselines/DEPLOYMENT/NAME.jsonl.gz) comes before a
+    published table (env/baselines/NAME.yaml), that before any other deployment's only bundle of
+    that name. Raises UsageError listing what there is.
+    """
+    folder = workspace / FOLDER
+    tries = [Path(name), folder / f"{name}.yaml", folder / f"{name}{SUFFIX}"]
+    if deployment:
+        tries.insert(1, folder / deployment / f"{name}{SUFFIX}")
+    for path in tries:
+        if path.is_file():
+            return read_table(path) if path.suffix in (".yaml", ".yml") else read_bundle(path)
+    others = sorted(folder.glob(f"*/{name}{SUFFIX}"))
+    if len(others) == 1 and deployment is None:
+        return read_bundle(others[0])
+    raise UsageError(f"no baseline `{name}`", hint=f"there are: {', '.join(names(workspace))}")
+
+
+def names(workspace: Path) -> list[str]:
+    """Every baseline of the workspace, by the name that `find` takes."""
+    folder = workspace / FOLDER
+    files = [*folder.glob("*.yaml"), *folder.glob(f"*{SUFFIX}"), *folder.glob(f"*/*{SUFFIX}")]
+    relative = (path.relative_to(folder).as_posix() for path in files)
+    return sorted(name.removesuffix(SUFFIX).removesuffix(".yaml") for name in relative)
+
+
+def endpoint_of(source: str | None, root: Path) -> Endpoint:
+    """The endpoint of a URL, or of the deployment `source` that runs (None: the only one).
+
+    A URL is asked with the key in $FLAGDEPLOY_API_KEY, if that is set.
+    """
+    if source and source.startswith(("http://", "https://")):
+        key = os.environ.get("FLAGDEPLOY_API_KEY")
+        return Endpoint(source, api_key=Secret(key, "FLAGDEPLOY_API_KEY") if key else None)
+    from flagdeploy.workflows import resolve
+
+    running = resolve.running_endpoint(source, root)
+    return Endpoint(running.url, running.model, running.api_key, running.name)
