@@ -3,8 +3,9 @@
     with fleet(2) as hosts:
         hosts[0].address, hosts[0].port, hosts[0].key_path, hosts[0].known_hosts_path
 
-The hosts share the machine's file system, each has a HOME of its own for SSH sessions.
-They have no route to anywhere but their own subnet, as a host without internet access.
+The hosts share the machine's file system, except that each has a /dev/shm of its own, a HOME
+of its own for SSH sessions and an /etc/hosts that names the hosts. They have no route to
+anywhere but their own subnet, as hosts without internet access.
 """
 
 import contextlib

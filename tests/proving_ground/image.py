@@ -54,6 +54,7 @@ def vllm_image(venv: Path) -> Image:
         "VLLM_CACHE_ROOT": f"{venv}/cache",
         "VLLM_CONFIG_ROOT": "/tmp/vllm",
         "VLLM_NO_USAGE_STATS": "1",
+        "TORCHDYNAMO_DISABLE": "1",
         "VLLM_CPU_KVCACHE_SPACE": "1",
         # Threads stay unbound: the hosts of a fleet share the cores of one machine.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",

@@ -38,7 +38,7 @@ def _owner_lives(folder: Path) -> bool:
 
 def take_down(folder: Path) -> None:
     """End every process of every machine under folder, then remove what they left behind."""
-    for namespace in folder.glob("*/netns"):
+    for namespace in folder.glob("*/namespaces/net"):
         end_processes(namespace)
     for socket in _shim_sockets(folder):
         socket.unlink(missing_ok=True)

@@ -1,8 +1,12 @@
 """The wires of the proving ground: a bridge with a /24 of its own, and machines joined to it.
 
-A machine (`Node`) is a network namespace, a folder and whatever runs inside that namespace.
-The namespace is also the record of ownership: every process in it, and every descendant of
-such a process, was started by this node, so ending a node needs no names and no pid files.
+A machine (`Node`) is a folder and four namespaces: network, hostname, System V IPC and mounts,
+the last for a /dev/shm of its own. Without that, engines on two hosts with `--ipc=host` would
+find each other's shared memory and take themselves for one host.
+
+The network namespace is also the record of ownership: every process in it, and every
+descendant of such a process, was started by this node, so ending a node needs no names and
+no pid files.
 """
 
 import fcntl
@@ -17,6 +21,7 @@ from pathlib import Path
 
 STATE_ROOT = Path("/tmp/flagdeploy-proving-ground")
 OWNER = "owner.json"
+NAMESPACES = ("net", "uts", "ipc", "mount")
 
 
 def command(*argv: str | Path) -> str:
@@ -61,6 +66,11 @@ class Network:
         return f"{self.prefix}.0/24"
 
     @property
+    def hosts_file(self) -> Path:
+        """/etc/hosts of every machine."""
+        return self.folder / "hosts"
+
+    @property
     def controller_address(self) -> str:
         return f"{self.prefix}.254"
 
@@ -72,6 +82,7 @@ def open_network() -> Network:
     network.folder.mkdir(mode=0o755)
     owner = {"pid": os.getpid(), "start": process_start(os.getpid()), "bridge": network.name}
     (network.folder / OWNER).write_text(json.dumps(owner))
+    network.hosts_file.write_text("127.0.0.1 localhost\n")
     command("ip", "link", "add", network.name, "type", "bridge")
     command("ip", "addr", "add", f"{network.controller_address}/24", "dev", network.name)
     command("ip", "link", "set", network.name, "up")
@@ -86,30 +97,49 @@ def _free_prefix() -> str:
 
 
 class Node:
-    """One machine: a network namespace with interface eth0 on the bridge."""
+    """One machine: its namespaces, with interface eth0 on the bridge."""
 
     def __init__(self, network: Network, name: str, number: int) -> None:
         self.network = network
         self.name = name
         self.address = f"{network.prefix}.{number}"
         self.folder = network.folder / name
-        self.namespace = self.folder / "netns"
+        self.namespace = self.folder / "namespaces" / "net"
         self._bridge_side = f"{network.name}-{number}"
         self._started: list[subprocess.Popen[bytes]] = []
-        self.folder.mkdir(mode=0o755)
-        self.namespace.touch()
-        command("unshare", f"--net={self.namespace}", "ip", "link", "set", "lo", "up")
+        self._create_namespaces()
+        self._plug_in()
+
+    def _create_namespaces(self) -> None:
+        """Pin new namespaces to files, so that they live without a process in them."""
+        files = self.folder / "namespaces"
+        files.mkdir(parents=True, mode=0o755)
+        # A mount namespace can be pinned only below a mount that does not propagate.
+        command("mount", "--bind", files, files)
+        command("mount", "--make-private", files)
+        flags = [f"--{kind}={files / kind}" for kind in NAMESPACES]
+        for kind in NAMESPACES:
+            (files / kind).touch()
+        command("unshare", *flags, "mount", "-t", "tmpfs", "-o", "mode=1777", "shm", "/dev/shm")
+        self._enter = ("nsenter", *flags, "--")
+        self.run("hostname", self.name)
+        with self.network.hosts_file.open("a") as hosts:
+            hosts.write(f"{self.address} {self.name}\n")
+        self.run("mount", "--bind", self.network.hosts_file, "/etc/hosts")
+
+    def _plug_in(self) -> None:
         command(
             *("ip", "link", "add", self._bridge_side, "type", "veth"),
             *("peer", "name", "eth0", "netns", self.namespace),
         )
-        command("ip", "link", "set", self._bridge_side, "master", network.name, "up")
+        command("ip", "link", "set", self._bridge_side, "master", self.network.name, "up")
+        self.run("ip", "link", "set", "lo", "up")
         self.run("ip", "addr", "add", f"{self.address}/24", "dev", "eth0")
         self.run("ip", "link", "set", "eth0", "up")
 
     def run(self, *argv: str | Path) -> str:
-        """Run a short command on this machine (its network, the common file system)."""
-        return command("nsenter", f"--net={self.namespace}", *argv)
+        """Run a short command on this machine."""
+        return command(*self._enter, *argv)
 
     def start(self, *argv: str | Path) -> subprocess.Popen[bytes]:
         """Start a daemon on this machine; its output goes to <folder>/<program>.log.
@@ -119,7 +149,7 @@ class Node:
         """
         with self.log(Path(argv[0]).name).open("ab") as log:
             process = subprocess.Popen(
-                ["nsenter", f"--net={self.namespace}", *(str(a) for a in argv)],
+                [*self._enter, *(str(a) for a in argv)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
