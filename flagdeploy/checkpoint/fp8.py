@@ -52,8 +52,8 @@ def decode_scales(raw: Array, dtype: str) -> Array:
         return raw.view("<f4")
     if dtype == "BF16":
         return (raw.view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
-    exponent = raw.astype(np.int32)
-    return np.where(exponent == 255, np.float32("nan"), np.ldexp(np.float32(1), exponent - 127))
+    exponent = np.where(raw == 255, 0, raw.astype(np.int32) - 127)
+    return np.where(raw == 255, np.float32("nan"), np.ldexp(np.float32(1), exponent))
 
 
 def round_product(product: Array, to: str) -> Array:

@@ -81,7 +81,10 @@ def read_header(path: Path) -> Header:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            length = int.from_bytes(file.read(8), "little")
+            first = file.read(8)
+            length = int.from_bytes(first, "little")
+            if first == b"version ":
+                refuse("is a git LFS pointer, not the weights")
             if size < 8:
                 refuse(f"torn: {size} bytes cannot hold a safetensors header")
             if length > MAX_HEADER_BYTES:

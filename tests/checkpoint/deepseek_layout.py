@@ -1,4 +1,4 @@
-"""Small checkpoints with random weights in the layout of DeepSeek-V3, written by safetensors itself."""
+"""Small checkpoints of random weights in the layout of DeepSeek-V3, written by safetensors."""
 
 import json
 from dataclasses import dataclass, field

@@ -1,0 +1,191 @@
+"""The FP8 kernel, bit for bit against double precision and against other implementations."""
+
+import struct
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from flagdeploy.checkpoint.fp8 import Dequantizer, decode_scales, decode_table, nonfinite
+
+NUMPY = {"bf16": np.uint16, "fp16": np.float16, "fp32": np.float32}
+MANTISSA = {"bf16": 7, "fp16": 10, "fp32": 23}
+SMALLEST = {"bf16": -133, "fp16": -24, "fp32": -149}
+LARGEST = {"bf16": 2.0**128, "fp16": 2.0**16, "fp32": 2.0**128}
+CODES = np.arange(256, dtype=np.uint8)
+
+
+def value_of(code: int) -> float:
+    """A code's value by e4m3fn's definition: sign, 4 exponent bits (bias 7), 3 mantissa bits."""
+    sign = -1.0 if code & 0x80 else 1.0
+    exponent, mantissa = (code >> 3) & 15, code & 7
+    if exponent == 15 and mantissa == 7:
+        return float("nan")
+    if exponent == 0:
+        return sign * mantissa * 2.0**-9
+    return sign * (1 + mantissa / 8) * 2.0 ** (exponent - 7)
+
+
+def rounded(values: np.ndarray, to: str) -> np.ndarray:
+    """Doubles rounded to nearest even onto a format's grid, by arithmetic on the grid's step."""
+    finite = np.where(np.isfinite(values), values, 0.0)
+    _, exponent = np.frexp(finite)
+    step = np.maximum(exponent - 1 - MANTISSA[to], SMALLEST[to])
+    onto = np.ldexp(np.rint(np.ldexp(finite, -step)), step)
+    onto = np.where(np.abs(onto) >= LARGEST[to], np.copysign(np.inf, onto), onto)
+    onto = np.where(onto == 0, np.copysign(0.0, values), onto)
+    return np.where(np.isfinite(values), onto, values)
+
+
+def reference(codes: np.ndarray, scales: np.ndarray, to: str) -> np.ndarray:
+    """The exact product in double precision (4 bits by 24 bits), rounded to FP32, then to `to`."""
+    table = np.array([value_of(code) for code in range(256)])
+    with np.errstate(all="ignore"):
+        product = rounded(table[codes] * scales.astype(np.float64), "fp32")
+        return rounded(product, to)
+
+
+def bits(values: np.ndarray, to: str) -> np.ndarray:
+    """Doubles that lie on the grid, as the format's bits, with the canonical quiet NaN."""
+    with np.errstate(all="ignore"):
+        if to == "fp16":
+            encoded = values.astype(np.float16).view(np.uint16)
+        else:
+            encoded = values.astype(np.float32).view(np.uint32)
+            encoded = (encoded >> 16).astype(np.uint16) if to == "bf16" else encoded
+    canonical = {"bf16": 0x7FC0, "fp16": 0x7E00, "fp32": 0x7FC00000}[to]
+    return np.where(np.isnan(values), encoded.dtype.type(canonical), encoded)
+
+
+def dequantize(
+    codes: np.ndarray, scales: np.ndarray, to: str, block: tuple[int, int] = (128, 128)
+) -> np.ndarray:
+    out = np.empty(codes.shape, NUMPY[to])
+    Dequantizer(to)(codes, scales, out, 0, block)
+    return out.view(np.uint32 if to == "fp32" else np.uint16)
+
+
+def test_table_is_the_format() -> None:
+    expected = np.array([value_of(code) for code in range(256)], np.float32)
+    assert (decode_table().view(np.uint32) & 0x7FFFFFFF != 0x7FFFFFFF).all()
+    np.testing.assert_array_equal(decode_table(), expected)
+    np.testing.assert_array_equal(
+        decode_table(), CODES.view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    )
+
+
+SPECIAL = [
+    *(0.0, -0.0, 1.0, -1.0, 2.0**-149, -(2.0**-149), 2.0**-126, 2.0**-127, 2.0**-133, 2.0**-134),
+    *(255.99998474121094, 256.0, -255.5, -256.0, 257.0, 448.0, 2.0**100, 3.0e38, -3.0e38),
+    *(float("inf"), float("-inf"), float("nan"), 1 / 448, 1e-38, 1e-40, 0.1, 2.0**-24, 2.0**-20),
+]
+
+
+@pytest.mark.parametrize("to", NUMPY)
+def test_every_code_with_every_special_scale(to: str) -> None:
+    scales = np.array(SPECIAL, np.float32)
+    codes = np.tile(CODES, (len(scales), 1))
+    got = dequantize(codes, scales[:, None], to, block=(1, 256))
+    np.testing.assert_array_equal(got, bits(reference(codes, scales[:, None], to), to))
+
+
+@pytest.mark.parametrize("to", NUMPY)
+def test_every_code_with_every_exponent(to: str) -> None:
+    """All exponents of FP32 with mantissas that round up, down and to even."""
+    mantissas = np.array([0, 1, 0x7FFFFF, 0x400000, 0x3FFFFF, 0x008000, 0x018000, 0x2AAAAA])
+    exponents = np.arange(256)
+    patterns = (exponents[:, None] << 23 | mantissas).astype(np.uint32).reshape(-1)
+    patterns = np.concatenate([patterns, patterns | 0x80000000])
+    scales = patterns.view(np.float32)
+    codes = np.tile(CODES, (len(scales), 1))
+    got = dequantize(codes, scales[:, None], to, block=(1, 256))
+    np.testing.assert_array_equal(got, bits(reference(codes, scales[:, None], to), to))
+
+
+def expanded(scales: np.ndarray, block: tuple[int, int], shape: tuple[int, ...]) -> np.ndarray:
+    return scales.repeat(block[0], 0).repeat(block[1], 1)[: shape[0], : shape[1]]
+
+
+FLOATS = st.integers(0, 2**32 - 1).map(lambda n: struct.unpack("<f", struct.pack("<I", n))[0])
+
+
+@st.composite
+def matrices(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    block = draw(st.sampled_from([(128, 128), (4, 8), (1, 1), (3, 5), (128, 1)]))
+    shape = draw(st.tuples(st.integers(1, 40), st.integers(1, 40)))
+    if block == (128, 128):
+        shape = shape[0] * 8, shape[1] * 8 + draw(st.integers(0, 7))
+    codes = np.random.default_rng(draw(st.integers(0, 2**32))).integers(0, 256, shape, np.uint8)
+    if draw(st.booleans()):
+        codes[(codes & 0x7F) == 0x7F] = 0
+    scale_shape = -(-shape[0] // block[0]), -(-shape[1] // block[1])
+    scales = draw(npst.arrays(np.float32, scale_shape, elements=FLOATS | st.floats(0, 1, width=32)))
+    return codes, scales, block
+
+
+@settings(max_examples=150, deadline=None)
+@given(matrices(), st.sampled_from(sorted(NUMPY)))
+def test_any_shape_scale_and_block(
+    case: tuple[np.ndarray, np.ndarray, tuple[int, int]], to: str
+) -> None:
+    codes, scales, block = case
+    got = dequantize(codes, scales, to, block)
+    full = expanded(scales, block, codes.shape)
+    np.testing.assert_array_equal(got, bits(reference(codes, full, to), to))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_tiles_from_any_row_give_the_whole(data: st.DataObject) -> None:
+    rows, columns = data.draw(st.integers(1, 500)), data.draw(st.integers(1, 300))
+    chance = np.random.default_rng(rows * 1000 + columns)
+    codes = chance.integers(0, 256, (rows, columns), np.uint8)
+    scales = chance.random((-(-rows // 128), -(-columns // 128)), np.float32)
+    whole = dequantize(codes, scales, "bf16")
+    top = data.draw(st.integers(0, rows - 1))
+    stop = data.draw(st.integers(top + 1, rows))
+    part = np.empty((stop - top, columns), np.uint16)
+    needed = scales[top // 128 : (stop - 1) // 128 + 1]
+    Dequantizer("bf16")(codes[top:stop], needed, part, top, (128, 128))
+    np.testing.assert_array_equal(part, whole[top:stop])
+
+
+def test_agrees_with_torch_on_weights_as_they_occur() -> None:
+    torch.manual_seed(0)
+    weight = (torch.randn(576, 1000) * 100).to(torch.float8_e4m3fn)
+    scale = torch.rand(5, 8) * 1e-3
+    full = scale.repeat_interleave(128, 0)[:576].repeat_interleave(128, 1)[:, :1000]
+    expected = (weight.float() * full).bfloat16().view(torch.uint16).numpy()
+    got = dequantize(weight.view(torch.uint8).numpy(), scale.numpy(), "bf16")
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("to", NUMPY)
+def test_counts_what_is_not_finite(to: str) -> None:
+    codes = np.array([[0x7F, 0xFF, 0x7E, 0x00]], np.uint8)
+    out = np.empty(codes.shape, NUMPY[to])
+    assert Dequantizer(to)(codes, np.float32([[1]]), out, 0, (128, 128)) == 2
+    assert nonfinite(out, to) == 2
+    assert Dequantizer(to)(codes, np.float32([[3e38]]), out, 0, (128, 128)) == 3
+
+
+def test_fp16_overflow_is_counted_on_the_fast_path() -> None:
+    codes = np.full((1, 4), 0x7E, np.uint8)
+    out = np.empty(codes.shape, np.float16)
+    assert Dequantizer("fp16")(codes, np.float32([[200]]), out, 0, (128, 128)) == 4
+
+
+def test_scales_of_every_stored_dtype() -> None:
+    raw = np.arange(256, dtype=np.uint8)
+    expected = raw.view(ml_dtypes.float8_e8m0fnu).astype(np.float32)
+    for dtype in ("F8_E8M0", "U8"):
+        np.testing.assert_array_equal(decode_scales(raw, dtype), expected)
+    half = raw.view(np.uint8)
+    np.testing.assert_array_equal(
+        decode_scales(half, "BF16"), half.view(ml_dtypes.bfloat16).astype(np.float32)
+    )
+    np.testing.assert_array_equal(decode_scales(raw, "F32"), raw.view(np.float32))
