@@ -42,6 +42,9 @@ class Launcher(Protocol):
     def probe(self, name: str, devices: Sequence[str], ports: Iterable[int]) -> HostFacts:
         """Read what a plan needs to know; `devices` are paths that may hold wildcards."""
 
+    def engine_version(self) -> str:
+        """What runs the ranks, e.g. ``Docker 27.3.1``."""
+
     def run(self, argv: Sequence[str], timeout: float = 20) -> Result:
         """Run a command on the host to its end; a non-zero exit code is no error."""
 

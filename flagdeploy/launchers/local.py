@@ -71,6 +71,9 @@ class LocalLauncher:
             ports_in_use=listening_ports(tables) & set(ports),
         )
 
+    def engine_version(self) -> str:
+        return "processes of this machine"
+
     def run(self, argv: Sequence[str], timeout: float = 20) -> Result:
         try:
             done = subprocess.run(

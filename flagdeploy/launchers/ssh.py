@@ -37,6 +37,9 @@ class SshLauncher:
             ports_in_use=listening_ports(tables.text) & set(ports),
         )
 
+    def engine_version(self) -> str:
+        return f"Docker {self.engine.version()}"
+
     def run(self, argv: Sequence[str], timeout: float = 20) -> Result:
         return self.connection.run(argv, timeout)
 

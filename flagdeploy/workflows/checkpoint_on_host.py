@@ -1,0 +1,61 @@
+"""Verify a checkpoint where the engine will read it, without Python on that host."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import BinaryIO
+
+from flagdeploy.checkpoint.safetensors_file import MAX_HEADER_BYTES
+from flagdeploy.checkpoint.verify import verify
+from flagdeploy.errors import CheckpointError, HostError
+from flagdeploy.launchers.base import Launcher
+
+# Index, config and tokenizer of the largest models stay far below this.
+SMALL = 256 << 20
+
+
+def verify_on_host(launcher: Launcher, path: str) -> None:
+    """Every shard of `path` on the host against the index and its own header.
+
+    A likeness of the folder is made here and verified: small JSON files whole, of a shard only its
+    header, with its true length as a hole. Raises CheckpointError with everything that is wrong.
+    """
+    with tempfile.TemporaryDirectory(prefix="flagdeploy-") as folder:
+        likeness = Path(folder)
+        _copy(launcher, path, likeness)
+        try:
+            verify(likeness).require()
+        except CheckpointError as error:
+            what = str(error).replace(str(likeness), path)
+            raise CheckpointError(f"{launcher.host}: {what}", error.hint) from None
+
+
+def _copy(launcher: Launcher, path: str, likeness: Path) -> None:
+    try:
+        names = launcher.listdir(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"{launcher.host}: {path}: {error.strerror or error}",
+            "the checkpoint has to be at the same path on every host",
+        ) from None
+    for name in names:
+        try:
+            with launcher.open(f"{path}/{name}") as source:
+                _copy_file(source, likeness / name)
+        except HostError:
+            raise
+        except OSError:
+            continue  # a folder or a link to nowhere; if the index names it, it will be missed
+
+
+def _copy_file(source: BinaryIO, target: Path) -> None:
+    size = source.seek(0, 2) or source.tell()
+    source.seek(0)
+    with target.open("wb") as file:
+        if target.suffix == ".json" and size <= SMALL:
+            shutil.copyfileobj(source, file, 1 << 18)
+        elif target.suffix == ".safetensors":
+            start = source.read(8)
+            length = min(int.from_bytes(start, "little"), MAX_HEADER_BYTES)
+            file.write(start + source.read(length))
+        file.truncate(size)

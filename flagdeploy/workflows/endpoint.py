@@ -1,0 +1,64 @@
+"""Is an endpoint ready? Only a generated token answers that; `/health` may lie (design, 5)."""
+
+import http.client
+import json
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from flagdeploy.config.secret import Secret
+from flagdeploy.launchers.base import Launcher
+
+CONNECT_TIMEOUT_S = 10.0
+# The first token of a big model can wait for kernels to be compiled.
+ANSWER_TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``ready``: it generated a token. ``waiting``: nothing listens, or it says "not yet".
+    ``refused``: it answers, and will not with these settings. ``locked``: it wants its key."""
+
+    state: Literal["ready", "waiting", "refused", "locked"]
+    detail: str = ""
+
+
+def ask(
+    launcher: Launcher,
+    address: str,
+    port: int,
+    model: str,
+    api_key: Secret | None = None,
+    timeout: float = ANSWER_TIMEOUT_S,
+) -> Answer:
+    """Ask for one token on ``/v1/completions``, through the host's own connection."""
+    connection = http.client.HTTPConnection(address, port)
+    try:
+        stream = launcher.connect(address, port, CONNECT_TIMEOUT_S)
+        stream.settimeout(timeout)
+        connection.sock = cast(Any, stream)
+        body = {"model": model, "prompt": "1", "max_tokens": 1, "temperature": 0}
+        headers = {"Content-Type": "application/json"}
+        if api_key:
+            headers["Authorization"] = f"Bearer {api_key.reveal()}"
+        connection.request("POST", "/v1/completions", json.dumps(body), headers)
+        response = connection.getresponse()
+        return _judge(response.status, response.read())
+    except (OSError, EOFError, http.client.HTTPException) as error:
+        return Answer("waiting", str(error) or type(error).__name__)
+    finally:
+        connection.close()
+
+
+def _judge(status: int, body: bytes) -> Answer:
+    text = body.decode(errors="replace").strip()[:500]
+    if status == 200:
+        try:
+            generated = json.loads(body)["choices"]
+        except (ValueError, KeyError, TypeError):
+            return Answer("refused", f"no completion in its answer: {text}")
+        return Answer("ready") if generated else Answer("waiting", "no choice in its answer")
+    if status in (401, 403):
+        return Answer("locked", f"HTTP {status}: {text}")
+    if status in (408, 425, 429) or status >= 500:
+        return Answer("waiting", f"HTTP {status}: {text}")
+    return Answer("refused", f"HTTP {status}: {text}")

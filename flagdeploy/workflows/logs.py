@@ -1,0 +1,101 @@
+"""The logs of all ranks of a deployment, merged line by line as they come."""
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from flagdeploy.config.launch import Running
+from flagdeploy.errors import FlagdeployError
+from flagdeploy.launchers.base import Launcher
+from flagdeploy.records import run as runs
+from flagdeploy.workflows.fanout import attempt, raise_failures
+
+
+@dataclass(frozen=True)
+class LogLine:
+    rank: int
+    host: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"[rank {self.rank} {self.host}] {self.text}" if self.host else self._kept()
+
+    def _kept(self) -> str:
+        return f"[rank {self.rank}] {self.text}"
+
+
+def logs(
+    launchers: Mapping[str, Launcher],
+    name: str,
+    *,
+    follow: bool = False,
+    rank: int | None = None,
+    tail: int | None = None,
+    records: Path | None = None,
+) -> Iterator[LogLine]:
+    """Lines of every rank of `name` (of `rank` only); with `follow` until the last one ends.
+
+    When no rank is left on the hosts, the logs that the latest run kept under `records`. Raises
+    HostError for hosts that do not answer, after the lines of the others; FlagdeployError when
+    there is no log at all.
+    """
+    found, failures = attempt(launchers, lambda launcher: launcher.running(name))
+    wanted = [r for ranks in found.values() for r in ranks if rank in (None, r.rank)]
+    if wanted:
+        yield from _merged(wanted, launchers, follow, tail)
+    elif not failures:
+        yield from _kept(name, rank, tail, records)
+    raise_failures(failures)
+
+
+def _merged(
+    ranks: list[Running], launchers: Mapping[str, Launcher], follow: bool, tail: int | None
+) -> Iterator[LogLine]:
+    arriving: queue.Queue[LogLine | Exception | None] = queue.Queue(maxsize=10_000)
+
+    def read(rank: Running) -> None:
+        try:
+            pieces = launchers[rank.host].logs(rank.id, follow=follow, tail=tail)
+            for text in lines(pieces):
+                arriving.put(LogLine(rank.rank, rank.host, text))
+            arriving.put(None)
+        except Exception as error:
+            arriving.put(error)
+
+    for rank in ranks:
+        threading.Thread(target=read, args=(rank,), daemon=True).start()
+    open_ends = len(ranks)
+    failures: list[Exception] = []
+    while open_ends:
+        item = arriving.get()
+        if isinstance(item, LogLine):
+            yield item
+            continue
+        open_ends -= 1
+        if item is not None:
+            failures.append(item)
+    if failures:
+        raise failures[0]
+
+
+def lines(pieces: Iterable[bytes]) -> Iterator[str]:
+    """Whole lines of a stream of pieces that end anywhere; a character may be cut in two."""
+    rest = b""
+    for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from (line.decode(errors="replace").rstrip("\r") for line in whole)
+    if rest:
+        yield rest.decode(errors="replace")
+
+
+def _kept(name: str, rank: int | None, tail: int | None, records: Path | None) -> Iterator[LogLine]:
+    run = runs.latest(records, name) if records else None
+    kept = run.logs() if run else {}
+    if not kept:
+        raise FlagdeployError(f"{name}: nothing is running, and no log was kept")
+    for number, path in kept.items():
+        if rank in (None, number):
+            texts = path.read_text(errors="replace").splitlines()
+            yield from (LogLine(number, "", text) for text in texts[-tail if tail else 0 :])

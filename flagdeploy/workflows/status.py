@@ -1,0 +1,149 @@
+"""What runs where, and does it answer: from the labels on the hosts and one generated token."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from flagdeploy.config.launch import (
+    LABEL_DEPLOYMENT,
+    LABEL_ENDPOINT,
+    LABEL_MODEL,
+    LABEL_RANKS,
+    Running,
+)
+from flagdeploy.config.secret import Secret
+from flagdeploy.launchers.base import Launcher
+from flagdeploy.workflows.diagnose import Diagnosis, diagnose
+from flagdeploy.workflows.endpoint import Answer, ask
+from flagdeploy.workflows.fanout import attempt
+from flagdeploy.workflows.group import log_of
+
+ANSWER_TIMEOUT_S = 30.0
+
+State = Literal["ready", "starting", "degraded", "failed", "unreachable"]
+
+
+@dataclass(frozen=True)
+class RankStatus:
+    rank: int
+    host: str
+    name: str
+    state: str
+    since: str
+    """When it reached this state (RFC 3339, the host's clock)."""
+    exit_code: int | None = None
+    diagnosis: Diagnosis | None = None
+
+
+@dataclass(frozen=True)
+class DeploymentStatus:
+    """One deployment. ``starting``: all ranks run, no token yet. ``degraded``: some ranks are
+    dead or missing. ``failed``: none runs. ``unreachable``: a host with ranks does not answer."""
+
+    name: str
+    state: State
+    endpoint: str
+    detail: str
+    ranks: tuple[RankStatus, ...]
+
+
+@dataclass(frozen=True)
+class Status:
+    """All deployments found; `unreachable` holds the hosts that could not be asked, and why."""
+
+    deployments: tuple[DeploymentStatus, ...]
+    unreachable: Mapping[str, str]
+
+    @property
+    def healthy(self) -> bool:
+        return not self.unreachable and all(d.state == "ready" for d in self.deployments)
+
+    def text(self) -> str:
+        lines = [line for found in self.deployments for line in _lines(found)]
+        lines += [f"unreachable: {why}" for why in self.unreachable.values()]
+        return "\n".join(lines or ["nothing is running"])
+
+    def to_dict(self) -> dict[str, Any]:
+        from dataclasses import asdict
+
+        return {
+            "deployments": [asdict(found) for found in self.deployments],
+            "unreachable": dict(self.unreachable),
+        }
+
+
+def status(
+    launchers: Mapping[str, Launcher],
+    name: str | None = None,
+    *,
+    api_key: Secret | None = None,
+) -> Status:
+    """Look at every host and ask every endpoint for one token; changes nothing.
+
+    `name` picks one deployment. A host that does not answer is named, not raised.
+    """
+    found, failures = attempt(launchers, lambda launcher: launcher.running(name))
+    groups: dict[str, list[Running]] = {}
+    for ranks in found.values():
+        for rank in ranks:
+            groups.setdefault(rank.labels[LABEL_DEPLOYMENT], []).append(rank)
+    unreachable = {host: str(error) for host, error in failures.items()}
+    deployments = tuple(
+        _deployment(key, groups[key], launchers, api_key, unreachable) for key in sorted(groups)
+    )
+    return Status(deployments, unreachable)
+
+
+def _deployment(
+    name: str,
+    ranks: list[Running],
+    launchers: Mapping[str, Launcher],
+    api_key: Secret | None,
+    unreachable: Mapping[str, str],
+) -> DeploymentStatus:
+    ranks = sorted(ranks, key=lambda rank: rank.rank)
+    labels = ranks[0].labels
+    expected = int(labels.get(LABEL_RANKS, len(ranks)))
+    alive = [rank for rank in ranks if rank.state == "running"]
+    state: State
+    if len(alive) == expected:
+        answer = _ask(ranks[0], launchers, api_key)
+        state = "ready" if answer.state in ("ready", "locked") else "starting"
+        detail = answer.detail
+    else:
+        dead = ", ".join(str(rank.rank) for rank in ranks if rank.state != "running")
+        missing = expected - len(ranks)
+        parts = [f"rank {dead} is dead" if dead else "", f"{missing} missing" if missing else ""]
+        detail = f"{len(alive)} of {expected} ranks run: {', '.join(p for p in parts if p)}"
+        state = "degraded" if alive else "unreachable" if unreachable else "failed"
+    statuses = tuple(_rank(rank, launchers[rank.host]) for rank in ranks)
+    return DeploymentStatus(name, state, labels.get(LABEL_ENDPOINT, ""), detail, statuses)
+
+
+def _ask(rank: Running, launchers: Mapping[str, Launcher], api_key: Secret | None) -> Answer:
+    address, _, port = rank.labels[LABEL_ENDPOINT].removeprefix("http://").rpartition(":")
+    model = rank.labels[LABEL_MODEL]
+    launcher = launchers[rank.host]
+    return ask(launcher, address, int(port), model, api_key, ANSWER_TIMEOUT_S)
+
+
+def _rank(rank: Running, launcher: Launcher) -> RankStatus:
+    since = rank.finished_at or rank.started_at
+    found = None
+    if rank.state == "exited":
+        found = diagnose(log_of(launcher, rank), rank.exit_code, rank.oom_killed)
+    return RankStatus(rank.rank, rank.host, rank.name, rank.state, since, rank.exit_code, found)
+
+
+def _lines(found: DeploymentStatus) -> list[str]:
+    detail = f": {found.detail}" if found.detail and found.state != "ready" else ""
+    lines = [f"{found.name}: {found.state}{detail}", f"  endpoint {found.endpoint}"]
+    for rank in found.ranks:
+        line = f"  rank {rank.rank}  {rank.host}  {rank.state}"
+        if rank.exit_code is not None:
+            line += f" (exit code {rank.exit_code})"
+        lines.append(f"{line}  since {rank.since}")
+        if rank.diagnosis:
+            what = f"{rank.diagnosis.cause}: {rank.diagnosis.line}".rstrip(": ")
+            lines.append(f"          {what}")
+    return lines
