@@ -182,6 +182,9 @@ class Operators:
     """A Triton operator library that replaces PyTorch's kernels."""
 
     library: Literal["none", "flaggems"] = key("none", "which library")
+    build: Literal["none", "patched", "plugin"] = key(
+        "none", "engine build in the image that honours it: patched by FlagScale, or the FL plugin"
+    )
     include: list[str] = key([], "only these operators")
     exclude: list[str] = key([], "all but these operators")
 

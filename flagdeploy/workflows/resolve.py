@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flagdeploy import engines, vendors
-from flagdeploy.config import check, workspace
+from flagdeploy.config import workspace
 from flagdeploy.config.load import Loaded, load
 from flagdeploy.engines.base import Engine
 from flagdeploy.errors import ConfigError, Problem
+from flagdeploy.plans.serve import problems
 from flagdeploy.vendors.base import Vendor
 
 
@@ -28,11 +29,7 @@ def deployment(
     loaded = load(name, variant, overrides, root=root, hosts=hosts, launcher=launcher)
     engine = engines.load(loaded.deployment.engine, root)
     vendor = vendors.load(loaded.deployment.vendor, root)
-    chip = vendor.chip(loaded.deployment.chip)
-    found = [
-        *check.check(loaded.deployment, loaded.hosts, chip),
-        *engine.problems(loaded.deployment),
-    ]
+    found = problems(loaded.deployment, loaded.hosts, engine, vendor)
     if found:
         raise ConfigError([Problem(loaded.where(key), key, what) for key, what in found])
     return loaded, engine, vendor

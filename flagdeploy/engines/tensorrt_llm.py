@@ -1,0 +1,163 @@
+"""TensorRT-LLM: `trtllm-serve` with an options file, over several hosts under `mpirun`.
+
+On one host rank 0 is the server. On several, each rank is a container: rank 0 runs `mpirun`, which
+reaches the others through an SSH server that they run inside (the image must hold one). All mount
+one key pair at /root/.ssh; it is the host key too, so each side knows the other::
+
+    ssh-keygen -t ed25519 -N '' -f id_ed25519
+    cp id_ed25519.pub authorized_keys
+    (printf '* '; cat id_ed25519.pub) > known_hosts
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import yaml
+
+from flagdeploy.config.endpoint import bind_address
+from flagdeploy.config.launch import File, Host, RankCommand
+from flagdeploy.config.schema import Deployment
+from flagdeploy.engines import arguments, base
+from flagdeploy.engines.base import Finding, changed
+
+_OPTIONS = "/etc/flagdeploy/options.yaml"
+_SSH_PORT = "2233"
+# The others may still be starting when rank 0 calls them: one attempt a second for two minutes.
+_SSH = f"-p {_SSH_PORT} -o ConnectionAttempts=120"
+_SSH_SERVER = (
+    "mkdir -p /run/sshd && exec /usr/sbin/sshd -D -e"
+    f" -p {_SSH_PORT} -o HostKey=/root/.ssh/id_ed25519 -o PermitRootLogin=prohibit-password"
+    " -o PasswordAuthentication=no"
+)
+
+
+class Engine(base.Engine):
+    handled = frozenset(
+        {
+            "speculative.method",
+            "speculative.num_tokens",
+            "speculative.draft_checkpoint",
+            "speculative.relaxed_acceptance",
+        }
+    )
+
+    def command(self, deployment: Deployment, hosts: Sequence[Host], rank: int) -> RankCommand:
+        file = File(_OPTIONS, _to_yaml(self.options(deployment)))
+        env = self.environment(deployment)
+        if rank > 0:
+            return RankCommand(rank, ("bash", "-c", _SSH_SERVER), env, (file,))
+        server = ["trtllm-serve", self.model(deployment)]
+        server += ["--host", bind_address(deployment, hosts)]
+        server += ["--port", str(deployment.endpoint.port)]
+        server += [self._options_flag(deployment), _OPTIONS]
+        server += arguments.flags(self.rows(deployment), changed(deployment))
+        if len(hosts) > 1:
+            passed = sorted({*env, *deployment.container.env})
+            server = [*_mpirun(hosts, passed), *server]
+        return RankCommand(rank, tuple(server), env, (file,))
+
+    def served_name(self, deployment: Deployment) -> str:
+        """The server calls a folder by its own name, and takes no other."""
+        return PurePosixPath(self.model(deployment)).name
+
+    def options(self, deployment: Deployment) -> dict[str, Any]:
+        """The content of the options file."""
+        options = arguments.options(self.rows(deployment), changed(deployment))
+        speculative = _speculative(deployment)
+        if speculative:
+            options["speculative_config"] = speculative
+        return _merged(options, deployment.engine_args)
+
+    def rules(self, deployment: Deployment) -> Iterator[Finding]:
+        parallel, limits = deployment.parallel, deployment.limits
+        if parallel.tensor % parallel.expert:
+            what = f"parallel.tensor {parallel.tensor} / parallel.expert {parallel.expert}"
+            yield "parallel.expert", f"TP = MoE TP x EP: {what} must be whole"
+        named, served = deployment.model.served_name, self.served_name(deployment)
+        if named not in ("", deployment.model.repo, deployment.name, served):
+            what = f"TensorRT-LLM serves a folder under its own name, which is {served}"
+            yield "model.served_name", what
+        block, tokens = deployment.kv_cache.block_size or 32, limits.max_num_batched_tokens
+        if deployment.chunked_prefill and tokens and tokens % block:
+            what = f"{tokens} is no multiple of the KV block of {block}"
+            yield "limits.max_num_batched_tokens", f"{what}, which chunked prefill needs"
+        if deployment.launcher == "local":
+            yield "launcher", "TensorRT-LLM is started in its container: use ssh"
+
+    def topology(self, deployment: Deployment, hosts: Sequence[Host]) -> Iterator[Finding]:
+        mounted = any(
+            mount.split(":")[1].rstrip("/") == "/root/.ssh"
+            for mount in deployment.container.mounts
+            if ":" in mount
+        )
+        if len(hosts) > 1 and not mounted:
+            what = "several hosts talk through mpirun over SSH: mount the folder with the key pair"
+            yield "container.mounts", f"{what} at /root/.ssh (see the multi-host example)"
+
+    def notes(self, deployment: Deployment) -> list[str]:
+        notes = super().notes(deployment)
+        graphs = deployment.cuda_graph.enabled is not False
+        if deployment.speculative.method == "mtp" and deployment.parallel.attention_data and graphs:
+            notes.append("MTP with attention DP and CUDA graphs has known accuracy issues")
+        return notes
+
+    def extra_names(self, deployment: Deployment) -> list[str]:
+        whole = [name for name in deployment.engine_args if name in self.table.owned]
+        return [*whole, *arguments.leaves(deployment.engine_args)]
+
+    def owned_names(self) -> dict[str, str]:
+        paths = {row.yaml: row.key for row in self.table.arguments if row.yaml}
+        return {
+            name.replace("_", "-"): key for name, key in {**paths, **self.table.owned}.items()
+        } | super().owned_names()
+
+    def _options_flag(self, deployment: Deployment) -> str:
+        now = arguments.version(self.version(deployment))
+        return "--config" if now >= (1, 3) else "--extra_llm_api_options"
+
+
+def _speculative(deployment: Deployment) -> dict[str, Any]:
+    speculative = deployment.speculative
+    if speculative.method == "none":
+        return {}
+    if speculative.method != "mtp":
+        kind = {"eagle": "Eagle", "eagle3": "Eagle3"}[speculative.method]
+        return {
+            "decoding_type": kind,
+            "max_draft_len": speculative.num_tokens,
+            "speculative_model_dir": speculative.draft_checkpoint,
+        }
+    config: dict[str, Any] = {
+        "decoding_type": "MTP",
+        "num_nextn_predict_layers": speculative.num_tokens,
+    }
+    relaxed = speculative.relaxed_acceptance
+    if relaxed:
+        config["use_relaxed_acceptance_for_thinking"] = True
+        config |= {"relaxed_topk": relaxed.topk, "relaxed_delta": relaxed.delta}
+    return config
+
+
+def _mpirun(hosts: Sequence[Host], passed: Sequence[str]) -> list[str]:
+    """One MPI rank for each device. Variables are passed by name; values stay out of argv."""
+    places = ",".join(f"{host.address}:{host.slots}" for host in hosts)
+    ranks = str(sum(host.slots for host in hosts))
+    argv = ["mpirun", "-H", places, "-mca", "plm_rsh_args", _SSH, "--allow-run-as-root"]
+    argv += ["-n", ranks]
+    for name in passed:
+        argv += ["-x", name]
+    return [*argv, "trtllm-llmapi-launch"]
+
+
+def _merged(options: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(options)
+    for name, value in extra.items():
+        below = merged.get(name)
+        both = isinstance(below, dict) and isinstance(value, dict)
+        merged[name] = _merged(below, value) if both and below is not None else value
+    return merged
+
+
+def _to_yaml(options: dict[str, Any]) -> str:
+    return yaml.safe_dump(options, sort_keys=False, width=1000, allow_unicode=True)
