@@ -42,12 +42,10 @@ def dequant(
       flagdeploy dequant --ckpt /data/DeepSeek-R1 --dry-run    sizes and disk, nothing written
       flagdeploy dequant --ckpt /data/DeepSeek-R1 --out /scratch/R1-bf16 --drop-mtp
     """
-    from flagdeploy.config.workspace import find
-    from flagdeploy.workflows import resolve
     from flagdeploy.workflows.dequant import dequant as workflow
 
     out.json, out.quiet = json, quiet
-    checkpoint = ckpt or resolve.checkpoint_of(name, find(workspace))
+    checkpoint = ckpt or _checkpoint_of(name, workspace)
     with out.progress() as report:
         done = workflow(
             checkpoint,
@@ -59,3 +57,10 @@ def dequant(
             report=report,
         )
     out.result(str(done), done.to_dict())
+
+
+def _checkpoint_of(name: str | None, workspace: str | None) -> str:
+    from flagdeploy.config.workspace import find
+    from flagdeploy.workflows import resolve
+
+    return str(resolve.checkpoint_of(name, find(workspace)))

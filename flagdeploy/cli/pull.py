@@ -1,5 +1,6 @@
 """`flagdeploy pull`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -53,22 +54,33 @@ def pull(
       flagdeploy pull --ckpt /data/DeepSeek-R1 --to /nvme/R1    copy it, then verify
     """
     from flagdeploy.config.workspace import find
-    from flagdeploy.workflows import resolve
-    from flagdeploy.workflows.pull import is_local
     from flagdeploy.workflows.pull import pull as workflow
 
     out.json, out.quiet = json, quiet
     root = find(workspace)
-    source = ckpt
-    if source is None:
-        source, pinned = resolve.repository_of(name, root)
+    if ckpt is None:
+        ckpt, pinned = _repository(name, root)
         revision = revision or pinned
-    if to is None and name:
-        to = str(resolve.checkpoint_of(name, root))
-    elif to is None and not is_local(source):
-        to = str(root / "models" / source.rpartition("/")[2])
+    to = to or _folder(name, ckpt, root)
     with out.progress() as report:
-        done = workflow(source, revision, to, endpoint=endpoint, dry_run=dry_run, report=report)
+        done = workflow(ckpt, revision, to, endpoint=endpoint, dry_run=dry_run, report=report)
     for note in done.verification.notes if done.verification else ():
         out.note(f"note: {note}")
     out.result(str(done), done.to_dict())
+
+
+def _repository(name: str | None, root: Path) -> tuple[str, str | None]:
+    from flagdeploy.workflows import resolve
+
+    return resolve.repository_of(name, root)
+
+
+def _folder(name: str | None, source: str, root: Path) -> str | None:
+    """Where the checkpoint goes when `--to` does not say; None leaves a folder where it is."""
+    from flagdeploy.workflows.pull import is_local
+
+    if name:
+        from flagdeploy.workflows import resolve
+
+        return str(resolve.checkpoint_of(name, root))
+    return None if is_local(source) else str(root / "models" / source.rpartition("/")[2])

@@ -1,13 +1,17 @@
 """From names to checked configurations: the first stage of every workflow."""
 
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from flagdeploy import engines, vendors
 from flagdeploy.config import workspace
+from flagdeploy.config.launch import LABEL_DEPLOYMENT, LABEL_ENDPOINT, LABEL_MODEL, Running
 from flagdeploy.config.load import Loaded, load
+from flagdeploy.config.secret import Secret
 from flagdeploy.engines.base import Engine
-from flagdeploy.errors import ConfigError, Problem
+from flagdeploy.errors import ConfigError, Problem, UsageError
 from flagdeploy.plans.serve import problems
 from flagdeploy.vendors.base import Vendor
 
@@ -54,3 +58,46 @@ def repository_of(name: str | None, root: Path) -> tuple[str, str | None]:
             "set it, or name a repository or a folder with --ckpt",
         )
     return model.repo, model.revision
+
+
+@dataclass(frozen=True)
+class RunningEndpoint:
+    """The endpoint of a deployment that runs."""
+
+    name: str
+    url: str
+    model: str
+    api_key: Secret | None
+
+
+def running_endpoint(name: str | None, root: Path) -> RunningEndpoint:
+    """The endpoint of deployment `name`, or of the only one that runs.
+
+    Raises UsageError when it does not run, when none or several run, or when the variable with
+    its key is not set.
+    """
+    from flagdeploy.workflows import places
+
+    found: dict[str, Running] = {}
+    recorded = places.recorded(name, root)
+    with places.launchers(name, root) as launchers:
+        for launcher in launchers.values():
+            ranks = launcher.running(name)
+            found.update({r.labels[LABEL_DEPLOYMENT]: r for r in ranks if r.state == "running"})
+    if len(found) != 1:
+        what = f"several deployments run: {', '.join(sorted(found))}" if found else "nothing runs"
+        raise UsageError(
+            f"{name} is not running" if name else what,
+            "name one of them" if found else "start it: flagdeploy serve NAME",
+        )
+    running, rank = next(iter(found.items()))
+    key = _api_key(recorded[running].api_key) if running in recorded else None
+    return RunningEndpoint(running, rank.labels[LABEL_ENDPOINT], rank.labels[LABEL_MODEL], key)
+
+
+def _api_key(variable: str) -> Secret | None:
+    if not variable:
+        return None
+    if variable not in os.environ:
+        raise UsageError(f"the endpoint's key is in {variable}, which is not set")
+    return Secret(os.environ[variable], variable)
