@@ -73,6 +73,7 @@ class Client:
         self.endpoint = endpoint
         self.base = base_url(endpoint.url)
         self.patience = patience or Patience()
+        self.concurrency = concurrency
         self._slots = asyncio.Semaphore(concurrency)
         self._failed_in_a_row = 0
         self._session: aiohttp.ClientSession | None = None

@@ -52,7 +52,14 @@ def _beta_fraction(a: float, b: float, x: float) -> float:
 
 
 def t_cdf(t: float, df: float) -> float:
-    """P(T <= t) for Student's t with `df` degrees of freedom (DLMF 8.17 with x = df/(df+t^2))."""
+    """P(T <= t) for Student's t with `df` degrees of freedom.
+
+    2 P(T > |t|) = I_x(df/2, 1/2) with x = df/(df + t^2) (DLMF 8.17); near 0 its complement is used,
+    because 1 - x would lose t^2.
+    """
+    if t * t < df:
+        half = 0.5 * regularized_beta(0.5, df / 2.0, t * t / (df + t * t))
+        return 0.5 + math.copysign(half, t)
     tail = 0.5 * regularized_beta(df / 2.0, 0.5, df / (df + t * t))
     return 1.0 - tail if t > 0 else tail
 

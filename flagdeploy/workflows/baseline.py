@@ -19,7 +19,7 @@ from flagdeploy.evals.answers import MISSING, Answer, AnswerLog, account, ask
 from flagdeploy.evals.benchmarks import Benchmark, Item, load_benchmarks, load_items
 from flagdeploy.evals.bundle import SUFFIX, Bundle, fingerprint, sha256, write_bundle
 from flagdeploy.evals.capabilities import Capabilities, probe
-from flagdeploy.evals.client import Client, Endpoint, run
+from flagdeploy.evals.client import Client, Endpoint, Patience, run
 from flagdeploy.evals.statistics import clustered_mean
 from flagdeploy.evals.tables import Table
 from flagdeploy.evals.teacher_forcing import Passage, Position
@@ -42,6 +42,7 @@ def record(
     deployment: Mapping[str, Any] | None = None,
     checkpoint: Path | None = None,
     record_dir: Path | None = None,
+    patience: Patience | None = None,
     report: Report = silent,
 ) -> Bundle:
     """Ask `endpoint` everything in the folder `benchmarks` and freeze it in `out`.
@@ -52,7 +53,8 @@ def record(
     """
     asked = load_benchmarks(benchmarks)
     items = questions(asked, limit)
-    bundle = run(_record(endpoint, items, concurrency, sequences, record_dir, report))
+    clients = [Client(endpoint, width, patience) for width in concurrency]
+    bundle = run(_record(clients, items, sequences, record_dir, report))
     manifest = {
         **bundle.manifest,
         "benchmarks": [_summary(row, bundle.answers) for row in asked],
@@ -80,19 +82,19 @@ def questions(benchmarks: Sequence[Benchmark], limit: int | None = None) -> list
 
 
 async def _record(
-    endpoint: Endpoint,
+    clients: Sequence[Client],
     items: Sequence[Item],
-    concurrency: Sequence[int],
     sequences: int,
     record_dir: Path | None,
     report: Report,
 ) -> Bundle:
     runs = []
-    for number, width in enumerate(concurrency):
-        log = AnswerLog(record_dir / f"answers-{number}-c{width}.jsonl" if record_dir else None)
-        async with Client(endpoint, width) as client:
+    for number, client in enumerate(clients):
+        path = f"answers-{number}-c{client.concurrency}.jsonl"
+        log = AnswerLog(record_dir / path if record_dir else None)
+        async with client:
             capabilities = await probe(client)
-            stage = f"answer, {width} at once"
+            stage = f"answer, {client.concurrency} at once"
             answers = await ask(
                 client,
                 capabilities,
@@ -109,13 +111,14 @@ async def _record(
             scores = await _scores(client, capabilities, passages, report)
             runs.append((answers, scores))
     first, first_scores = runs[0]
+    concurrency = [client.concurrency for client in clients]
     manifest = {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "flagdeploy": __version__,
         "python": platform.python_version(),
         "endpoint": capabilities.to_json(),
         "sampling": {"temperature": 0},
-        "concurrency": list(concurrency),
+        "concurrency": concurrency,
         "prompt_logprobs": min(TOP_K, capabilities.prompt_logprobs),
         "noise_floor": _floor(runs, concurrency),
     }

@@ -18,7 +18,7 @@ from flagdeploy.evals.answers import Answer, AnswerLog, account, ask
 from flagdeploy.evals.benchmarks import Item, load_benchmarks
 from flagdeploy.evals.bundle import Bundle
 from flagdeploy.evals.capabilities import Capabilities, probe
-from flagdeploy.evals.client import Client, Endpoint, run
+from flagdeploy.evals.client import Client, Endpoint, Patience, run
 from flagdeploy.evals.comparison import (
     CompareResult,
     about_table,
@@ -56,6 +56,7 @@ def compare(
     concurrency: int = 16,
     limit: int | None = None,
     record_dir: Path | None = None,
+    patience: Patience | None = None,
     report: Report = silent,
 ) -> CompareResult:
     """Compare `candidate` with `baseline`; both sides may be names, paths, URLs or loaded.
@@ -78,10 +79,8 @@ def compare(
         a = baseline_side(baseline, b, root)
         name = b.name if isinstance(b, Endpoint) else ""
         folder = benchmarks or (root / "examples" / name if name else None)
-        if isinstance(a, Endpoint):
-            a = _recorded(a, folder, limit, record_dir, report)
-        work = _Work(SUITES[suite], folder, concurrency, limit, record_dir, report)
-        result = _compared(a, b, work)
+        work = _Work(SUITES[suite], folder, concurrency, limit, record_dir, patience, report)
+        result = _compared(_recorded(a, work) if isinstance(a, Endpoint) else a, b, work)
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(clock))
     result = replace(result, suite=suite, started=started, seconds=time.time() - clock)
     if record_dir is not None and record_dir.is_dir():
@@ -113,28 +112,24 @@ class _Work:
     concurrency: int
     limit: int | None
     record_dir: Path | None
+    patience: Patience | None
     report: Report
 
 
-def _recorded(
-    endpoint: Endpoint,
-    folder: Path | None,
-    limit: int | None,
-    record_dir: Path | None,
-    report: Report,
-) -> Bundle:
-    if folder is None or record_dir is None:
+def _recorded(endpoint: Endpoint, work: _Work) -> Bundle:
+    if work.folder is None or work.record_dir is None:
         raise UsageError(
             "a live baseline is recorded first, which needs questions and a place to put it",
             hint="name the deployment, or give --benchmarks FOLDER, and --record FOLDER",
         )
     return baselines.record(
         endpoint,
-        record_dir / "baseline.jsonl.gz",
-        benchmarks=folder,
-        limit=limit,
-        record_dir=record_dir,
-        report=report,
+        work.record_dir / "baseline.jsonl.gz",
+        benchmarks=work.folder,
+        limit=work.limit,
+        record_dir=work.record_dir,
+        patience=work.patience,
+        report=work.report,
     )
 
 
@@ -155,7 +150,7 @@ def _compared(a: Side, b: Side, work: _Work) -> CompareResult:
 
 
 async def _live(a: Bundle, b: Endpoint, work: _Work) -> CompareResult:
-    async with Client(b, work.concurrency) as client:
+    async with Client(b, work.concurrency, work.patience) as client:
         capabilities = await probe(client)
         about = {"name": b.name or client.base, "endpoint": capabilities.to_json()}
         findings = [await _parity(client, capabilities, a)]
@@ -227,7 +222,7 @@ async def _live_totals(a: Table, b: Endpoint, work: _Work) -> CompareResult:
             f"{work.folder}/benchmark.yaml",
         )
     items = baselines.questions(asked, work.limit)
-    async with Client(b, work.concurrency) as client:
+    async with Client(b, work.concurrency, work.patience) as client:
         capabilities = await probe(client)
         path = work.record_dir / "answers.jsonl" if work.record_dir else None
         answers = await ask(

@@ -1,0 +1,134 @@
+"""An OpenAI-compatible endpoint that answers from a table, with faults on demand.
+
+Its tokens are characters, its log-probabilities a function of the prefix, so that two stubs with
+the same settings are the same model and one with `noise` or `wrong` is not.
+"""
+
+import asyncio
+import math
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+
+@dataclass
+class Stub:
+    """`reply` gives the text for a user's message. `faults` are used up first, one per request:
+    an HTTP status, ``disconnect`` or ``hang``; `fault_headers` go with a status. A user's message
+    that contains a text of `broken` always gives 500."""
+
+    reply: Callable[[str], str] = lambda prompt: prompt
+    noise: float = 0.0
+    wrong: float = 0.0
+    nan: bool = False
+    bos: tuple[int, ...] = (1,)
+    model: str = "stub"
+    prompt_logprobs: bool = True
+    strict: bool = False
+    faults: list[int | str] = field(default_factory=list)
+    broken: tuple[str, ...] = ()
+    fault_headers: dict[str, str] = field(default_factory=dict)
+    seen: list[dict[str, Any]] = field(default_factory=list)
+    authorization: set[str] = field(default_factory=set)
+    url: str = ""
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        if request.method == "GET":
+            return self.get(request)
+        body = await request.json()
+        self.seen.append(body)
+        self.authorization.add(request.headers.get("Authorization", ""))
+        if self.faults:
+            fault = self.faults.pop(0)
+            if fault == "disconnect":
+                assert request.transport is not None
+                request.transport.close()
+            elif fault == "hang":
+                await asyncio.sleep(30)
+            else:
+                headers = self.fault_headers
+                return web.json_response({"error": "fault"}, status=int(fault), headers=headers)
+        if any(text in str(body.get("messages")) for text in self.broken):
+            return web.json_response({"error": "broken"}, status=500)
+        if self.strict and "return_token_ids" in body:
+            return web.json_response({"error": "unknown field"}, status=400)
+        chat = request.path.endswith("/chat/completions")
+        return web.json_response(self.chat(body) if chat else self.completion(body))
+
+    def get(self, request: web.Request) -> web.Response:
+        if request.path == "/version":
+            return web.json_response({"version": "0.0-stub"})
+        card = {"id": self.model, "max_model_len": 4096}
+        return web.json_response({"object": "list", "data": [card]})
+
+    def chat(self, body: dict[str, Any]) -> dict[str, Any]:
+        text = "".join(f"<{m['role'][0]}>{m['content']}" for m in body["messages"])
+        ids = [*self.bos, *map(ord, text)]
+        reply = self.reply(body["messages"][-1]["content"])
+        cut = len(reply) > body["max_tokens"]
+        reply = reply[: body["max_tokens"]]
+        answer: dict[str, Any] = {
+            "choices": [
+                {
+                    "message": {"role": "assistant", "content": reply},
+                    "finish_reason": "length" if cut else "stop",
+                }
+            ],
+            "usage": {"prompt_tokens": len(ids), "completion_tokens": len(reply)},
+        }
+        if body.get("return_token_ids"):
+            answer["prompt_token_ids"] = ids
+            answer["choices"][0]["token_ids"] = list(map(ord, reply))
+        return answer
+
+    def completion(self, body: dict[str, Any]) -> dict[str, Any]:
+        choice: dict[str, Any] = {"text": "", "finish_reason": "length"}
+        if self.prompt_logprobs and body.get("prompt_logprobs"):
+            scored = [self.position(body["prompt"][: i + 1]) for i in range(len(body["prompt"]))]
+            choice["prompt_logprobs"] = [None, *scored[1:]]
+        return {"choices": [choice], "usage": {}}
+
+    def position(self, ids: list[int]) -> dict[str, Any]:
+        rng = random.Random(hash(tuple(ids)))
+        logits = {ids[-1]: 4.0, **{token: rng.gauss(0, 1) for token in range(900, 906)}}
+        own = random.Random(hash((self.noise, self.wrong, *ids)))
+        if own.random() < self.wrong:
+            logits[900] = 9.0
+        logits = {token: value + own.gauss(0, self.noise) for token, value in logits.items()}
+        total = math.log(sum(map(math.exp, logits.values())))
+        ranked = sorted(logits.items(), key=lambda pair: -pair[1])
+        return {
+            str(token): {"logprob": math.nan if self.nan else value - total, "rank": rank}
+            for rank, (token, value) in enumerate(ranked, 1)
+        }
+
+
+@contextmanager
+def serving(stub: Stub) -> Iterator[Stub]:
+    """Serve `stub` from a thread on a free port of 127.0.0.1; its `url` says where."""
+    loop = asyncio.new_event_loop()
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", stub.handle)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+
+    async def start() -> int:
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        return int(runner.addresses[0][1])
+
+    stub.url = f"http://127.0.0.1:{loop.run_until_complete(start())}/v1"
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield stub
+    finally:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

@@ -1,0 +1,132 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from evals.stub_endpoint import Stub, serving
+from flagdeploy.evals.answers import Answer, AnswerLog, account, ask, read_log
+from flagdeploy.evals.benchmarks import Item
+from flagdeploy.evals.capabilities import Capabilities
+from flagdeploy.evals.client import Client, Endpoint, Patience, run
+from flagdeploy.records.events import Event
+
+CAPABILITIES = Capabilities("stub", None, True, 20, False, None)
+
+
+def item(number: int) -> Item:
+    messages = ({"role": "user", "content": f"What is {number}?"},)
+    return Item(f"key{number}", "t", "gsm8k", messages, str(number), f"key{number}", 40)
+
+
+ITEMS = [item(number) for number in range(6)]
+
+
+def reply(prompt: str) -> str:
+    return f"<think>hm</think>\\boxed{{{prompt.removeprefix('What is ').rstrip('?')}}}"
+
+
+def answers(stub: Stub, log: Path | None = None, events: list[Event] | None = None) -> list[Answer]:
+    async def work() -> list[Answer]:
+        patience = Patience(attempts=2, first_pause_s=0.01)
+        async with Client(Endpoint(stub.url), 2, patience) as client:
+            return await ask(
+                client,
+                CAPABILITIES,
+                ITEMS,
+                log=AnswerLog(log),
+                report=(events if events is not None else []).append,
+                stage="answer",
+            )
+
+    return run(work())
+
+
+def test_answers_come_in_the_order_of_the_items() -> None:
+    events: list[Event] = []
+    with serving(Stub(reply)) as stub:
+        found = answers(stub, events=events)
+    assert [answer.item for answer in found] == [item.key for item in ITEMS]
+    assert [answer.prediction for answer in found] == ["0", "1", "2", "3", "4", "5"]
+    assert account(found) == {
+        "ok": 6,
+        "length": 0,
+        "unparsed": 0,
+        "refused": 0,
+        "error": 0,
+        "timeout": 0,
+    }
+    assert [(event.done, event.total) for event in events] == [(n, 6) for n in range(1, 7)]
+
+
+def test_every_way_to_end_is_counted_and_none_dropped() -> None:
+    replies = {"0": "<think>" + "x" * 99, "1": "I cannot say"}
+    stub = Stub(lambda prompt: replies.get(prompt[8], reply(prompt)), broken=("What is 2",))
+    with serving(stub):
+        found = answers(stub)
+    assert [(answer.status, answer.score) for answer in found] == [
+        ("length", 0.0),
+        ("unparsed", 0.0),
+        ("error", None),
+        ("ok", 1.0),
+        ("ok", 1.0),
+        ("ok", 1.0),
+    ]
+    assert found[2].error == 'HTTP 500: {"error": "broken"}'
+
+
+def test_thoughts_in_a_field_of_their_own_are_not_the_answer() -> None:
+    with serving(Stub()) as stub:
+        stub.chat = lambda body: {  # type: ignore[method-assign]
+            "choices": [
+                {
+                    "message": {"content": None, "reasoning": "it is \\boxed{0}"},
+                    "finish_reason": "length",
+                }
+            ]
+        }
+        found = answers(stub)
+    assert {(answer.status, answer.prediction, answer.score) for answer in found} == {
+        ("length", None, 0.0)
+    }
+
+
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+def test_the_answer_beside_the_thoughts_counts(field: str) -> None:
+    with serving(Stub()) as stub:
+        message = {"content": "\\boxed{3}", field: "maybe 5"}
+        stub.chat = lambda body: {"choices": [{"message": message, "finish_reason": "stop"}]}  # type: ignore[method-assign]
+        assert {answer.prediction for answer in answers(stub)} == {"3"}
+
+
+def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+    log = tmp_path / "answers.jsonl"
+    with serving(Stub(reply)) as stub:
+        whole = answers(stub, log)
+        lines = log.read_bytes().splitlines(keepends=True)
+        log.write_bytes(b"".join(lines[:2]) + lines[2][:50])  # killed while writing the third
+        stub.seen.clear()
+        resumed = answers(stub, log)
+        assert len(stub.seen) == 4
+    assert [answer.prediction for answer in resumed] == [answer.prediction for answer in whole]
+    assert len(read_log(log)) == 6
+
+
+def test_errors_are_asked_again_and_answers_are_not(tmp_path: Path) -> None:
+    log = tmp_path / "answers.jsonl"
+    stub = Stub(reply, broken=("What is 3", "What is 5"))
+    with serving(stub):
+        first = answers(stub, log)
+        assert account(first)["error"] == 2
+        stub.broken = ()
+        stub.seen.clear()
+        assert account(answers(stub, log))["error"] == 0
+        assert len(stub.seen) == 2
+
+
+def test_the_log_holds_one_json_object_per_answer(tmp_path: Path) -> None:
+    log = tmp_path / "deeper" / "answers.jsonl"
+    with serving(Stub(reply)) as stub:
+        answers(stub, log)
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert sorted(row["item"] for row in rows) == sorted(item.key for item in ITEMS)
+    assert {row["status"] for row in rows} == {"ok"}

@@ -1,0 +1,45 @@
+import pytest
+
+from evals.stub_endpoint import Stub, serving
+from flagdeploy.errors import EvalError
+from flagdeploy.evals.capabilities import Capabilities, probe
+from flagdeploy.evals.client import Client, Endpoint, Patience, run
+
+
+def probed(stub: Stub, model: str | None = None) -> Capabilities:
+    async def work() -> Capabilities:
+        async with Client(Endpoint(stub.url, model), patience=Patience(attempts=1)) as client:
+            return await probe(client)
+
+    with serving(stub):
+        return run(work())
+
+
+def test_an_endpoint_that_can_everything() -> None:
+    assert probed(Stub()) == Capabilities("stub", 4096, True, 20, False, "0.0-stub")
+
+
+def test_an_endpoint_without_prompt_logprobs() -> None:
+    assert probed(Stub(prompt_logprobs=False)).prompt_logprobs == 0
+
+
+def test_a_server_that_refuses_fields_it_does_not_know() -> None:
+    assert not probed(Stub(strict=True)).return_token_ids
+
+
+def test_a_stale_server() -> None:
+    with pytest.raises(EvalError, match=r"/v1 serves stub, not deepseek_r1$"):
+        probed(Stub(), model="deepseek_r1")
+
+
+def test_no_server() -> None:
+    stub = Stub()
+    with serving(stub):
+        pass
+
+    async def work() -> Capabilities:
+        async with Client(Endpoint(stub.url), patience=Patience(attempts=1)) as client:
+            return await probe(client)
+
+    with pytest.raises(EvalError, match="/v1/models does not answer: ClientConnectorError"):
+        run(work())
