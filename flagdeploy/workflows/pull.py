@@ -42,6 +42,8 @@ class PullResult:
         if self.outcome == "planned":
             free = readable(free_space(self.folder))
             return f"{self.plan}\n  to {self.folder}, where {free} are free"
+        if self.outcome == "in place":
+            return f"{self.folder}: verified in place, {readable(self.plan.total_bytes)}"
         revision = f" at {self.commit[:12]}" if self.commit else ""
         what = f"{self.plan.source}{revision}, {readable(self.plan.total_bytes)}, verified"
         return f"{self.folder}: {self.outcome}: {what}"
@@ -108,6 +110,9 @@ def _pull_local(
 ) -> PullResult:
     if revision:
         raise UsageError(f"--revision {revision}: the folder {source} has no revisions")
+    if not source.is_dir():
+        hint = "a repository of the hub is written OWNER/NAME"
+        raise CheckpointError(f"{source}: no such folder", hint)
     found = verify(source).require()
     files = {name: inside(source, name) for name in list_files(source)}
     plan = plan_pull(str(source), {name: path.stat().st_size for name, path in files.items()})
