@@ -60,7 +60,11 @@ def _bounds(deployment: Deployment) -> Iterator[Finding]:
 
 def _precision(deployment: Deployment, chip: Chip | None) -> Iterator[Finding]:
     precision = deployment.model.precision
-    if chip is None or precision in chip.precisions:
+    if chip is None:
+        return
+    if deployment.kv_cache.dtype == "fp8" and "fp8" not in chip.precisions:
+        yield "kv_cache.dtype", f"{chip.name} does not compute in FP8: use bf16"
+    if precision in chip.precisions:
         return
     remedy = {
         "fp8": f"{chip.name} does not compute in FP8: `flagdeploy dequant --to bf16` makes a "
@@ -144,6 +148,8 @@ def _launch(deployment: Deployment, hosts: Sequence[Host]) -> Iterator[Finding]:
         yield "container.image", "the ssh launcher runs containers: name an image"
     if not (deployment.model.checkpoint or deployment.model.repo):
         yield "model.checkpoint", "name the folder of the weights"
+    elif deployment.launcher == "ssh" and not deployment.model.checkpoint.startswith("/"):
+        yield "model.checkpoint", "on hosts a folder is given by its absolute path"
     for mount in container.mounts:
         if not _MOUNT.fullmatch(mount):
             yield "container.mounts", f"`{mount}`: write /SOURCE:/TARGET or /SOURCE:/TARGET:ro"

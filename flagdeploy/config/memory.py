@@ -113,13 +113,19 @@ def _expert_bytes(count: Parameters, precision: str) -> float:
 
 
 def kv_bytes_per_token(architecture: Architecture, dtype: str = "bf16") -> int:
-    """Bytes of the KV cache for one token over all layers; MLA keeps one latent for all heads."""
-    a = architecture
+    """Bytes of the KV cache for one token over all layers that keep every token.
+
+    MLA keeps one latent for all heads. Every second layer of gpt-oss sees a window of 128 tokens
+    only, so its cache does not grow.
+    """
+    a, layers = architecture, architecture.num_hidden_layers
     if a.kv_lora_rank:
         elements = a.kv_lora_rank + a.qk_rope_head_dim
     else:
         elements = 2 * a.num_key_value_heads * a.head_dim
-    return a.num_hidden_layers * elements * (1 if dtype == "fp8" else 2)
+    if a.model_type == "gpt_oss":
+        layers //= 2
+    return layers * elements * (1 if dtype == "fp8" else 2)
 
 
 def minimum_devices(architecture: Architecture, precision: str, chip: Chip) -> int | None:

@@ -33,6 +33,7 @@ from flagdeploy.config.plain import plain
 from flagdeploy.config.schema import Deployment
 from flagdeploy.config.secret import Secret
 from flagdeploy.engines import Engine
+from flagdeploy.errors import HostError
 from flagdeploy.plans.steps import CheckCheckpoint, Plan, PullImage, Skip, Start, Step, WaitReady
 from flagdeploy.plans.stop import stop_steps
 from flagdeploy.vendors import Vendor
@@ -62,7 +63,8 @@ def plan_serve(
 
     `run_id` labels what is started; `python` is the interpreter for processes on this machine.
     A deployment that runs as it should gives a plan of skips; one that differs in any rank, lacks
-    one or has one that exited is stopped as a whole, then started as a whole.
+    one or has one that exited is stopped as a whole, then started as a whole. Raises HostError
+    when another program listens on a port that rank 0 needs.
     """
     commands = engine.commands(deployment, hosts)
     specs = [
@@ -77,6 +79,7 @@ def plan_serve(
             for rank, host in enumerate(hosts)
         ]
         return Plan(deployment.name, (*skips, ready), notes)
+    _refuse_taken_ports(deployment, hosts, facts)
     steps: list[Step] = [*_checkpoints(deployment, hosts), *_images(deployment, hosts, facts)]
     timeout = deployment.container.stop_timeout
     steps += stop_steps(facts.running, "the deployment changes or is incomplete", timeout)
@@ -84,6 +87,18 @@ def plan_serve(
         why = f"start rank {rank} of {len(hosts)}"
         steps.append(Start(host.address, f"start-{rank}", why, rank, spec))
     return Plan(deployment.name, (*steps, ready), notes)
+
+
+def _refuse_taken_ports(deployment: Deployment, hosts: Sequence[Host], facts: Facts) -> None:
+    """Rank 0 listens on the endpoint's port, and with several ranks on the master port."""
+    found = facts.of(hosts[0].address)
+    ports = {"endpoint.port": deployment.endpoint.port}
+    if len(hosts) > 1:
+        ports["endpoint.master_port"] = deployment.endpoint.master_port
+    for key, port in ports.items():
+        if port in found.ports_in_use and not found.running:
+            what = f"port {port} is taken by another program"
+            raise HostError(hosts[0].address, what, f"choose another one: {key}=PORT")
 
 
 def _checkpoints(deployment: Deployment, hosts: Sequence[Host]) -> list[Step]:

@@ -150,5 +150,7 @@ def _options(spec: ContainerSpec) -> list[str]:
     options += [f"--group-add={group}" for group in spec.group_add]
     options += [f"--user={spec.user}"] if spec.user else []
     options += [f"--workdir={spec.workdir}"] if spec.workdir else []
-    options += [f"--entrypoint={shlex.join(spec.entrypoint)}"] if spec.entrypoint else []
+    options += (
+        [f"--entrypoint={shlex.join(spec.entrypoint)}"] if spec.entrypoint is not None else []
+    )
     return [*options, f"--stop-timeout={spec.stop_timeout}"]
