@@ -2,6 +2,8 @@
 
 import pytest
 
+pytest_plugins = ["proving_ground.fixtures"]
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(

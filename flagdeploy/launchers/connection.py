@@ -29,6 +29,7 @@ from flagdeploy.launchers.channel import ChannelStream, open_unix
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 KEEPALIVE_S = 15
+SILENCE_MS = 45_000
 RETRY_PAUSES_S = (1.0, 2.0, 4.0)
 
 
@@ -137,13 +138,18 @@ class Connection:
         command = shlex.join(argv)
         deadline = time.monotonic() + timeout
         try:
-            channel = self.transport.open_session(timeout=self._timeouts.channel)
+            channel = self.transport.open_session(timeout=min(timeout, self._timeouts.channel))
             with channel:
                 channel.exec_command(command)
                 channel.shutdown_write()
                 return self._drain(channel, command, timeout, deadline)
         except (paramiko.SSHException, EOFError, OSError) as error:
+            if time.monotonic() > deadline:
+                raise self._too_long(command, timeout) from None
             raise self._lost(f"`{command}`", error) from None
+
+    def _too_long(self, command: str, timeout: float) -> HostError:
+        return HostError(self.name, f"`{command}` did not end within {timeout:g} s")
 
     def _drain(
         self, channel: paramiko.Channel, command: str, timeout: float, deadline: float
@@ -164,7 +170,7 @@ class Connection:
             if channel.closed and not channel.exit_status_ready():
                 raise EOFError("the connection was lost")
             if time.monotonic() > deadline:
-                raise HostError(self.name, f"`{command}` did not end within {timeout:g} s")
+                raise self._too_long(command, timeout)
             pause = 0.001 if moved else min(pause * 2, 0.05)
             if not moved:
                 time.sleep(pause)
@@ -269,6 +275,9 @@ class Connection:
         sock = socket.create_connection((way.address, way.port), self._timeouts.connect)
         # paramiko leaves Nagle's algorithm on: 40 ms for every small exchange.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # Nor does it notice a host that went silent; the kernel (Linux) does, thanks to keepalives.
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_MS)
         return sock
 
     def _through(self, way: Route) -> paramiko.Channel:
