@@ -7,6 +7,7 @@ import typer
 
 from flagdeploy.cli import options
 from flagdeploy.cli.output import out
+from flagdeploy.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -41,6 +42,10 @@ def record(
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Checkpoint whose hashes go in.")
     ] = None,
+    fact: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="For the reader, e.g. device='NVIDIA H200'."),
+    ] = None,
     record_dir: Annotated[
         Path | None,
         typer.Option("--record", metavar="DIR", help="Where answers are kept, to go on later."),
@@ -64,15 +69,30 @@ def record(
             alias,
             out=output,
             benchmarks=benchmarks,
-            concurrency=[int(width) for width in concurrency.split(",")],
+            concurrency=_widths(concurrency),
             sequences=sequences,
             limit=limit,
             checkpoint=checkpoint,
+            facts=_pairs(fact or []),
             record_dir=record_dir,
             workspace=workspace,
             report=report,
         )
     out.result(workflow.summary(bundle) + f"\nwritten to {path}", dict(bundle.manifest))
+
+
+def _widths(text: str) -> list[int]:
+    widths = text.split(",")
+    if not all(width.isdecimal() and int(width) for width in widths):
+        raise UsageError(f"--concurrency {text}: write numbers with commas between, such as 16,64")
+    return [int(width) for width in widths]
+
+
+def _pairs(facts: list[str]) -> dict[str, str]:
+    for fact in facts:
+        if "=" not in fact:
+            raise UsageError(f"--fact {fact}: write KEY=VALUE")
+    return dict(fact.split("=", 1) for fact in facts)
 
 
 @app.command()
@@ -88,4 +108,4 @@ def show(
 
     out.json = json
     found = find(name, workspaces.find(workspace))
-    out.result(workflow.summary(found), workflow.facts(found))
+    out.result(workflow.summary(found), workflow.described(found))

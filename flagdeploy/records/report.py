@@ -10,6 +10,10 @@ from typing import Any
 Result = Mapping[str, Any]
 
 COLUMNS = ("test", "verdict", "estimate", "interval", "margin", "n")
+MODES = {
+    "published totals": "published totals, unpaired: lower power, clustering unknown",
+    "paired answers only": "paired answers only; numerical agreement was not tested",
+}
 MEANINGS = {
     "PASS": "the same model as the baseline, within the margins",
     "FAIL": "not the same model as the baseline",
@@ -19,7 +23,7 @@ MEANINGS = {
 
 def text(result: Result) -> str:
     """Verdict first, then a line per test and a sentence for each that did not pass."""
-    lines = [_headline(result), ""]
+    lines = [_headline(result), f"mode: {MODES.get(result['mode'], result['mode'])}", ""]
     rows = [COLUMNS, *(_row(test) for test in result["tests"])]
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     for row in rows:
@@ -67,8 +71,8 @@ def _about(result: Result) -> str:
     share = result["identical"]
     same = f" {share:.1%} of all replies are identical word for word." if share is not None else ""
     return (
-        f"Mode: {result['mode']}; suite {result['suite']}; started {result['started']}, "
-        f"took {result['seconds']:.0f} s.{same} A test passes when its interval lies within the "
+        f"Mode: {MODES.get(result['mode'], result['mode'])}; suite {result['suite']}; started "
+        f"{result['started']}, took {result['seconds']:.0f} s.{same} A test passes when its interval lies within the "
         f"margin, fails when it lies beyond, and is open otherwise; tests marked * are required."
     )
 

@@ -24,7 +24,7 @@ from flagdeploy.evals.statistics import clustered_mean
 from flagdeploy.evals.tables import Table
 from flagdeploy.evals.teacher_forcing import Passage, Position
 from flagdeploy.records.events import Event, Report, silent
-from flagdeploy.workflows.sides import FOLDER, endpoint_of
+from flagdeploy.workflows.sides import FOLDER, deployed, endpoint_of
 
 SEQUENCES = 64
 TOP_K = 20
@@ -40,6 +40,7 @@ def record(
     sequences: int = SEQUENCES,
     limit: int | None = None,
     deployment: Mapping[str, Any] | None = None,
+    facts: Mapping[str, str] | None = None,
     checkpoint: Path | None = None,
     record_dir: Path | None = None,
     patience: Patience | None = None,
@@ -49,7 +50,9 @@ def record(
 
     The first of `concurrency` gives the recorded answers, each further one a repeat whose
     distance from them is the noise floor. With `record_dir` an interrupted recording goes on
-    where it was. Raises EvalError when the endpoint is gone or left questions without answer.
+    where it was. `facts` (device, engine, ...) are for the reader.
+
+    Raises EvalError when the endpoint is gone or left questions without answer.
     """
     asked = load_benchmarks(benchmarks)
     items = questions(asked, limit)
@@ -59,6 +62,7 @@ def record(
         **bundle.manifest,
         "benchmarks": [_summary(row, bundle.answers) for row in asked],
         "deployment": deployment,
+        "facts": dict(facts or {}),
         "checkpoint": fingerprint(checkpoint) if checkpoint else None,
     }
     name = out.name.removesuffix(SUFFIX)
@@ -235,10 +239,11 @@ def record_named(
         out = out or root / FOLDER / endpoint.name / f"{alias}{SUFFIX}"
     if benchmarks is None or out is None:
         raise UsageError("an endpoint given by URL needs --benchmarks DIR and --out FILE")
-    return out, record(endpoint, out, benchmarks=benchmarks, **options)
+    deployment = deployed(endpoint, root)
+    return out, record(endpoint, out, benchmarks=benchmarks, deployment=deployment, **options)
 
 
-def facts(found: Bundle | Table) -> dict[str, Any]:
+def described(found: Bundle | Table) -> dict[str, Any]:
     """A baseline as plain data: the manifest of a bundle, the scores of a table."""
     if isinstance(found, Table):
         return asdict(found)
@@ -263,6 +268,7 @@ def summary(found: Bundle | Table) -> str:
         f"context {endpoint['max_model_len'] or 'unknown'}, "
         f"{endpoint['prompt_logprobs']} log-probabilities per prompt token",
     ]
+    lines += [f"{key}: {value}" for key, value in manifest["facts"].items()]
     lines += [
         f"  {row['name']:<12} {row['accuracy']:.2%} of {row['n']}" for row in manifest["benchmarks"]
     ]

@@ -8,8 +8,10 @@ token by token only where a live candidate scores a bundle's sequences.
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from flagdeploy.config import workspace as workspaces
 from flagdeploy.errors import UsageError
@@ -18,7 +20,7 @@ from flagdeploy.evals.answers import Answer, AnswerLog, account, ask
 from flagdeploy.evals.benchmarks import Item, load_benchmarks
 from flagdeploy.evals.bundle import Bundle
 from flagdeploy.evals.capabilities import Capabilities, probe
-from flagdeploy.evals.client import Client, Endpoint, Patience, run
+from flagdeploy.evals.client import Client, Endpoint, Patience, base_url, run
 from flagdeploy.evals.comparison import (
     CompareResult,
     about_table,
@@ -32,7 +34,7 @@ from flagdeploy.evals.verdict import Finding, Verdict
 from flagdeploy.records import report as reports
 from flagdeploy.records.events import Event, Report, silent
 from flagdeploy.workflows import baseline as baselines
-from flagdeploy.workflows.sides import Side, baseline_side, candidate_side
+from flagdeploy.workflows.sides import Side, baseline_side, candidate_side, check_baseline, deployed
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,13 @@ def compare(
         result = totals(read_pairs(from_table), {"name": f"{from_table}: base"}, {"name": "cand"})
     else:
         root = workspaces.find(str(workspace) if workspace else None)
+        check_baseline(baseline, root)
         b = candidate_side(candidate, root)
         a = baseline_side(baseline, b, root)
         name = b.name if isinstance(b, Endpoint) else ""
         folder = benchmarks or (root / "examples" / name if name else None)
-        work = _Work(SUITES[suite], folder, concurrency, limit, record_dir, patience, report)
+        about = {"deployment": deployed(b, root)} if name and isinstance(b, Endpoint) else {}
+        work = _Work(SUITES[suite], folder, concurrency, limit, record_dir, patience, report, about)
         result = _compared(_recorded(a, work) if isinstance(a, Endpoint) else a, b, work)
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(clock))
     result = replace(result, suite=suite, started=started, seconds=time.time() - clock)
@@ -114,6 +118,7 @@ class _Work:
     record_dir: Path | None
     patience: Patience | None
     report: Report
+    about: Mapping[str, Any]  # what is known of a live candidate beside what probing finds
 
 
 def _recorded(endpoint: Endpoint, work: _Work) -> Bundle:
@@ -152,7 +157,7 @@ def _compared(a: Side, b: Side, work: _Work) -> CompareResult:
 async def _live(a: Bundle, b: Endpoint, work: _Work) -> CompareResult:
     async with Client(b, work.concurrency, work.patience) as client:
         capabilities = await probe(client)
-        about = {"name": b.name or client.base, "endpoint": capabilities.to_json()}
+        about = _about(b, capabilities, work)
         findings = [await _parity(client, capabilities, a)]
         if findings[0].verdict is Verdict.FAIL:
             return paired(a, about, findings, [], [], "stopped at parity")
@@ -169,6 +174,10 @@ async def _live(a: Bundle, b: Endpoint, work: _Work) -> CompareResult:
         )
     mode = "paired with teacher forcing" if forced else "paired answers only"
     return paired(a, about, [*findings, *forced], recorded, answers, mode)
+
+
+def _about(b: Endpoint, capabilities: Capabilities, work: _Work) -> dict[str, Any]:
+    return {"name": b.name or base_url(b.url), "endpoint": capabilities.to_json(), **work.about}
 
 
 async def _parity(client: Client, capabilities: Capabilities, a: Bundle) -> Finding:
@@ -228,5 +237,5 @@ async def _live_totals(a: Table, b: Endpoint, work: _Work) -> CompareResult:
         answers = await ask(
             client, capabilities, items, log=AnswerLog(path), report=work.report, stage="answer"
         )
-    about = {"name": b.name or client.base, "endpoint": capabilities.to_json()}
+    about = _about(b, capabilities, work)
     return totals(scored(a, answers), about_table(a), about, account(answers))

@@ -2,12 +2,17 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
+import yaml
+
+from flagdeploy.config import workspace as workspaces
 from flagdeploy.config.secret import Secret
 from flagdeploy.errors import UsageError
 from flagdeploy.evals.bundle import SUFFIX, Bundle, read_bundle
 from flagdeploy.evals.client import Endpoint
 from flagdeploy.evals.tables import Table, read_table
+from flagdeploy.records.run import latest
 
 Side = Endpoint | Bundle | Table
 FOLDER = Path("env", "baselines")
@@ -24,14 +29,24 @@ def candidate_side(given: Side | str | None, root: Path) -> Side:
 def baseline_side(given: Side | str | None, candidate: Side, root: Path) -> Side:
     if isinstance(given, Endpoint | Bundle | Table):
         return given
+    assert given is not None, "check_baseline comes first"
+    if given.startswith(("http://", "https://")):
+        return endpoint_of(given, root)
+    return find(given, root, candidate.name if isinstance(candidate, Endpoint) else None)
+
+
+def check_baseline(given: Side | str | None, root: Path) -> None:
+    """Raise UsageError for a baseline that cannot exist, before any host is asked for anything."""
     if given is None:
         raise UsageError(
             "compare with what? Give --baseline NAME, URL or BUNDLE",
             hint=f"there are: {', '.join(names(root))}",
         )
-    if given.startswith(("http://", "https://")):
-        return endpoint_of(given, root)
-    return find(given, root, candidate.name if isinstance(candidate, Endpoint) else None)
+    if not isinstance(given, str) or given.startswith(("http://", "https://")):
+        return
+    known = names(root)
+    if not Path(given).is_file() and given not in {*known, *(n.split("/")[-1] for n in known)}:
+        raise UsageError(f"no baseline `{given}`", hint=f"there are: {', '.join(known)}")
 
 
 def find(name: str, workspace: Path, deployment: str | None = None) -> Bundle | Table:
@@ -74,3 +89,13 @@ def endpoint_of(source: str | None, root: Path) -> Endpoint:
 
     running = resolve.running_endpoint(source, root)
     return Endpoint(running.url, running.model, running.api_key, running.name)
+
+
+def deployed(endpoint: Endpoint, root: Path) -> dict[str, Any] | None:
+    """The resolved configuration, secrets masked, that a named deployment was last served with."""
+    run = latest(workspaces.state_folder(root), endpoint.name) if endpoint.name else None
+    path = run.folder / "config.yaml" if run else None
+    if path is None or not path.is_file():
+        return None
+    config: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return config
