@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions:
-    """`dtype` is a torch name or ``auto`` (the checkpoint's own); `seed` is for ``dummy`` weights."""
+    """`dtype` is a torch name or ``auto``, the checkpoint's own; `seed` is for ``dummy``."""
 
     directory: Path
     device: str = "cpu"
@@ -130,9 +130,12 @@ def _dummy(config: Any, options: LoadOptions) -> Any:
 
 def _read(config: Any, options: LoadOptions) -> Any:
     import transformers
+    from safetensors import SafetensorError
 
     auto: Any = transformers.AutoModelForCausalLM
-    logging.getLogger("transformers").setLevel(logging.ERROR)  # its warnings are errors below
+    noise: Any = transformers.logging
+    noise.set_verbosity_error()  # what it would warn of is an error below
+    noise.disable_progress_bar()
     log.info("loading weights from %s, %s", options.directory, options.dtype)
     try:
         model, report = auto.from_pretrained(
@@ -144,7 +147,7 @@ def _read(config: Any, options: LoadOptions) -> Any:
             ignore_mismatched_sizes=True,  # reported below, by name
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{options.directory}: {_first_line(error)}") from error
     _require_complete(options.directory, config, report)
     return model

@@ -1,0 +1,178 @@
+"""The batch around a model that is only a script: queueing, failures, shutting down."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from flagdeploy.server.batch import Batch
+from flagdeploy.server.metrics import Metrics
+from flagdeploy.server.protocol import Sampling
+from flagdeploy.server.refusal import Refusal
+from flagdeploy.server.sequence import Delta, Sequence
+
+VOCABULARY, EOS = 8, 1
+
+
+class Letters:
+    def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
+        return "".join(chr(ord("a") + token) for token in ids)
+
+
+class ScriptedForward:
+    """Always says token 3; a sequence that began with `ill` breaks as `how` says at its 3rd."""
+
+    def __init__(self, ill: int = -1, how: Callable[[torch.Tensor], None] | None = None) -> None:
+        self.cache = self
+        self.rows: list[int] = []
+        self.ill, self.how = ill, how
+        self.largest = 0
+        self._first = 0
+
+    def prefill(self, cache: Any, ids: Any, start: int, *, all_logits: bool) -> Any:
+        self._first = ids[0]
+        return self._logits(1), len(ids)
+
+    def join(self, row: int, cache: Any) -> None:
+        assert row == len(self.rows)
+        self.rows.append(self._first)
+
+    def leave(self, row: int, last: int) -> None:
+        self.rows[row] = self.rows[last]
+        self.rows.pop()
+
+    def decode(self, tokens: list[int], lengths: list[int]) -> torch.Tensor:
+        assert len(tokens) == len(self.rows)
+        self.largest = max(self.largest, len(tokens))
+        logits = self._logits(len(tokens))
+        for row, first in enumerate(self.rows):
+            if first == self.ill and lengths[row] == 3:
+                assert self.how is not None
+                self.how(logits[row])
+        return logits
+
+    def _logits(self, rows: int) -> torch.Tensor:
+        return torch.zeros(rows, VOCABULARY).index_fill(1, torch.tensor(3), 5.0)
+
+
+def spoil(row: torch.Tensor) -> None:
+    row[0] = torch.nan
+
+
+def say_eos(row: torch.Tensor) -> None:
+    row[EOS] = 9.0
+
+
+def crash(row: torch.Tensor) -> None:
+    raise RuntimeError("out of memory")
+
+
+def sequence(first: int, deltas: "asyncio.Queue[Delta]", **fields: Any) -> Sequence:
+    options = {"max_tokens": 6, "stream": False, **fields}
+    stream, most = options.pop("stream"), options["max_tokens"]
+    return Sequence(
+        first,
+        (first, first),
+        Sampling(temperature=0, **options),
+        max_tokens=most,
+        eos=frozenset([EOS]),
+        decoder=Letters(),
+        stream=stream,
+        deliver=deltas.put_nowait,
+    )
+
+
+def run(
+    forward: ScriptedForward, count: int, **fields: Any
+) -> tuple[dict[int, list[Delta]], Metrics]:
+    """Deltas by sequence, which begin with the tokens 0, 1, 2, ... and share 3 rows."""
+
+    async def main() -> tuple[dict[int, list[Delta]], Metrics]:
+        metrics = Metrics()
+        batch = Batch(forward, max_num_seqs=3, max_waiting=8, metrics=metrics)  # type: ignore[arg-type]
+        queue: asyncio.Queue[Delta] = asyncio.Queue()
+        batch.submit([sequence(first, queue, **fields) for first in range(count)])
+        deltas: dict[int, list[Delta]] = {first: [] for first in range(count)}
+        while not all(parts and parts[-1].last for parts in deltas.values()):
+            delta = await queue.get()
+            deltas[delta.index].append(delta)
+        await batch.drain(0)
+        assert not batch.alive
+        return deltas, metrics
+
+    return asyncio.run(main())
+
+
+def test_rows_are_shared_and_never_more_than_allowed() -> None:
+    forward = ScriptedForward()
+    deltas, metrics = run(forward, 8)
+    assert forward.largest == 3 and forward.rows == []
+    assert all([part.tokens for part in parts] == [[3] * 6] for parts in deltas.values())
+    assert +metrics.finished == {"length": 8}
+    assert (metrics.prompt_tokens, metrics.generation_tokens) == (16, 48)
+    assert (metrics.running, metrics.waiting) == (0, 0)
+
+
+def test_a_stream_gets_its_tokens_as_they_come() -> None:
+    deltas, _ = run(ScriptedForward(), 1, stream=True)
+    assert len(deltas[0]) >= 5 and sum((part.tokens for part in deltas[0]), []) == [3] * 6
+    assert "".join(part.text for part in deltas[0]) == "d" * 6
+
+
+def test_non_finite_logits_end_one_sequence() -> None:
+    deltas, metrics = run(ScriptedForward(1, spoil), 4)
+    error = deltas[1][-1].error
+    assert error is not None and (error.status, error.message) == (500, "non-finite logits")
+    assert all(deltas[i][-1].tokens == [3] * 6 for i in (0, 2, 3))
+    assert (metrics.non_finite, metrics.errors, +metrics.finished) == (1, 1, {"length": 3})
+
+
+def test_eos_ends_a_sequence_and_is_not_text() -> None:
+    deltas, metrics = run(ScriptedForward(1, say_eos), 3)
+    end = deltas[1][-1]
+    assert (end.text, end.tokens) == ("dd", [3, 3, EOS])
+    assert (end.finish_reason, end.stop_reason) == ("stop", None)
+    assert +metrics.finished == {"stop": 1, "length": 2}
+
+
+@pytest.mark.parametrize("fields", [{"ignore_eos": True}, {"min_tokens": 4}])
+def test_eos_may_be_ignored_or_held_back(fields: dict[str, Any]) -> None:
+    deltas, _ = run(ScriptedForward(1, say_eos), 3, **fields)
+    assert len(deltas[1][-1].tokens) == 6
+    assert (EOS in deltas[1][-1].tokens) == ("ignore_eos" in fields)
+
+
+def test_a_crash_of_the_model_ends_what_ran_but_not_the_batch(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    deltas, metrics = run(ScriptedForward(1, crash), 6)
+    failed = {i for i, parts in deltas.items() if parts[-1].error is not None}
+    assert 1 in failed and len(failed) <= 3
+    message = "the model failed: RuntimeError"
+    assert {str(deltas[i][-1].error) for i in failed} == {message}
+    assert metrics.errors == len(failed) and metrics.finished["length"] == 6 - len(failed)
+    assert "out of memory" in caplog.text
+
+
+def test_a_full_queue_refuses_all_of_a_request() -> None:
+    with pytest.raises(Refusal) as caught:
+        run(ScriptedForward(), 9)
+    assert caught.value.status == 503
+    assert caught.value.message == "the queue is full (8 sequences); try again"
+
+
+def test_after_draining_nothing_is_taken() -> None:
+    async def main() -> None:
+        batch = Batch(
+            ScriptedForward(),  # type: ignore[arg-type]
+            max_num_seqs=1,
+            max_waiting=1,
+            metrics=Metrics(),
+        )
+        await batch.drain(1)
+        batch.submit([sequence(0, asyncio.Queue())])
+
+    with pytest.raises(Refusal, match="the server is shutting down"):
+        asyncio.run(main())
