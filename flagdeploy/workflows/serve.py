@@ -1,5 +1,6 @@
 """Start a deployment: resolve ▸ probe ▸ plan ▸ execute ▸ record."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -71,7 +72,9 @@ def serve(
             report=report,
         )
         run = Run.create(state, deployment.name, _secrets(deployment))
-        plan = plan_serve(deployment, loaded.hosts, facts, engine, vendor, run.id)
+        plan = plan_serve(
+            deployment, loaded.hosts, facts, engine, vendor, run.id, python=sys.executable
+        )
         _record(run, loaded, plan)
         try:
             outcome = execute(plan, launchers, run, report)
