@@ -131,8 +131,10 @@ CAUSES = (
     ),
 )
 
+# What a rank says when another one is gone: never the first cause if there is any other.
+CONSEQUENCES = frozenset({"connection timeout", "network between ranks"})
+
 _EXCEPTION = re.compile(r"^\S*(Error|Exception|Fatal)\b.*$", re.MULTILINE)
-# What the program was told is no clue: an echoed command line holds every option's name.
 SIGNALS = {132: "SIGILL", 134: "SIGABRT", 135: "SIGBUS", 136: "SIGFPE", 137: "SIGKILL",
            139: "SIGSEGV", 143: "SIGTERM"}  # fmt: skip
 

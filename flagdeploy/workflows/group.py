@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from flagdeploy.config.launch import LABEL_RUN, Running
-from flagdeploy.errors import EngineError, FlagdeployError, HostError
+from flagdeploy.errors import EngineError, FlagdeployError
 from flagdeploy.launchers.base import Launcher
 from flagdeploy.records.events import Event, Report
 from flagdeploy.records.run import Run
-from flagdeploy.workflows.diagnose import Diagnosis, diagnose
+from flagdeploy.workflows.diagnose import CONSEQUENCES, Diagnosis, diagnose
 from flagdeploy.workflows.fanout import attempt
 
 LOG_LINES = 2000
@@ -61,14 +61,15 @@ class Group:
 
     def failed(self, error: FlagdeployError) -> FlagdeployError:
         """Keep the logs, stop what was started, and say what happened: the error to raise."""
-        if not self._hosts:
+        if not self._hosts and not isinstance(error, EngineError):
             return error
         evidence = self._collect()
         left = self.stop()
-        if isinstance(error, HostError):
-            # The host's own words are the cause; the ranks ended because of it.
-            return _with_leftovers(error, left)
-        return self._explained(error, evidence, left)
+        first = first_failure(evidence)
+        # When a host fails, its own words are the cause; its ranks ended because of it.
+        if first and isinstance(error, EngineError):
+            error = self._explained(first)
+        return _with_leftovers(error, left)
 
     def give_up(self) -> None:
         """After Ctrl-C: stop what was started. A second Ctrl-C leaves the rest, and says what."""
@@ -103,42 +104,42 @@ class Group:
             launcher.stop(rank.id, STOP_TIMEOUT_S)
 
     def _collect(self) -> list[Evidence]:
-        """State and log of every rank of this run that can still be reached; logs are kept."""
+        """State and log of every rank that can still be reached; the logs are kept."""
 
         def look(launcher: Launcher) -> list[Evidence]:
-            return [Evidence(rank, log_of(launcher, rank)) for rank in self._ranks(launcher)]
+            ranks = launcher.running(self._deployment)
+            return [Evidence(rank, log_of(launcher, rank)) for rank in ranks]
 
-        found, _ = attempt(self._mine(), look)
+        found, _ = attempt(self._launchers, look)
         evidence = [piece for pieces in found.values() for piece in pieces]
         for piece in evidence:
             self._run.log(piece.rank.rank, piece.log)
         return evidence
 
-    def _explained(
-        self, error: FlagdeployError, evidence: list[Evidence], left: dict[str, str]
-    ) -> FlagdeployError:
-        first = first_failure(evidence)
-        if first is None:
-            return _with_leftovers(EngineError(str(error), error.hint), left)
+    def _explained(self, first: Evidence) -> EngineError:
         found = diagnosis_of(first)
         lines = [describe(first.rank, found)]
         if found.line:
             lines.append(f"  {found.line}")
         tail = [line for line in first.log.splitlines() if line.strip()][-SHOWN_LINES:]
         lines += [f"last lines of rank {first.rank.rank}:", *(f"  | {line}" for line in tail)]
-        lines.append(f"every rank was stopped; their logs are in {self._run.folder / 'logs'}")
-        message = self._run.mask("\n".join(lines))
-        return _with_leftovers(EngineError(message, found.remedy or None), left)
+        if self._hosts:
+            lines.append("every rank was stopped again")
+        lines.append(f"the logs of all ranks are in {self._run.folder / 'logs'}")
+        return EngineError(self._run.mask("\n".join(lines)), found.remedy or None)
 
 
 def first_failure(evidence: list[Evidence]) -> Evidence | None:
-    """The rank that ended first: it has the cause, the others mostly tell of lost peers.
-
-    A rank that was killed by a signal of ours or ended well comes after one that failed.
+    """The rank with the cause: the first that ended, except that one which only tells of lost
+    peers comes after those that tell more. Clocks of hosts differ; what they say does not.
     """
-    dead = [piece for piece in evidence if piece.failed]
-    order = sorted(dead, key=lambda p: (p.rank.exit_code == 0, p.rank.finished_at, p.rank.rank))
-    return order[0] if order else None
+
+    def order(piece: Evidence) -> tuple[bool, bool, str, int]:
+        rank = piece.rank
+        lost_peers = diagnosis_of(piece).cause in CONSEQUENCES
+        return rank.exit_code == 0, lost_peers, rank.finished_at, rank.rank
+
+    return min((piece for piece in evidence if piece.failed), key=order, default=None)
 
 
 def log_of(launcher: Launcher, rank: Running, lines: int = LOG_LINES) -> str:

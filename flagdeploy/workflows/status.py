@@ -1,8 +1,9 @@
 """What runs where, and does it answer: from the labels on the hosts and one generated token."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from flagdeploy.config.launch import (
     LABEL_DEPLOYMENT,
@@ -64,8 +65,6 @@ class Status:
         return "\n".join(lines or ["nothing is running"])
 
     def to_dict(self) -> dict[str, Any]:
-        from dataclasses import asdict
-
         return {
             "deployments": [asdict(found) for found in self.deployments],
             "unreachable": dict(self.unreachable),
@@ -121,10 +120,10 @@ def _deployment(
 
 
 def _ask(rank: Running, launchers: Mapping[str, Launcher], api_key: Secret | None) -> Answer:
-    address, _, port = rank.labels[LABEL_ENDPOINT].removeprefix("http://").rpartition(":")
+    url = urlsplit(rank.labels[LABEL_ENDPOINT])
     model = rank.labels[LABEL_MODEL]
     launcher = launchers[rank.host]
-    return ask(launcher, address, int(port), model, api_key, ANSWER_TIMEOUT_S)
+    return ask(launcher, url.hostname or "", url.port or 80, model, api_key, ANSWER_TIMEOUT_S)
 
 
 def _rank(rank: Running, launcher: Launcher) -> RankStatus:
