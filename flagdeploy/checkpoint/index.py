@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from flagdeploy.checkpoint.folder import inside, read_json, write_json
@@ -20,7 +21,7 @@ class Index:
     weight_map: Mapping[str, str]
     total_size: int | None = None
 
-    @property
+    @cached_property
     def shards(self) -> tuple[str, ...]:
         return tuple(sorted(set(self.weight_map.values())))
 
