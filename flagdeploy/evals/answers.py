@@ -107,7 +107,15 @@ async def ask(
         log.append(answer)
         answers[index] = answer
         done += 1
-        report(Event(stage, items[index].task, done=done, total=len(items), unit="answers"))
+        report(
+            Event(
+                stage,
+                f"questions, {client.concurrency} at once",
+                done=done,
+                total=len(items),
+                unit="answers",
+            )
+        )
 
     await all_of(one(index) for index in left)
     return [answer for answer in answers if answer is not None]

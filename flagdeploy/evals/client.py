@@ -106,6 +106,7 @@ class Client:
             await self._session.close()
 
     async def get(self, path: str) -> Reply:
+        """A GET is the first thing asked: who does not answer at once is not there."""
         return await self._request("GET", self.base + path, None)
 
     async def get_beside(self, path: str) -> Reply:
@@ -124,17 +125,20 @@ class Client:
                     hint="look at `flagdeploy status` and `flagdeploy logs`; "
                     "answers already recorded are kept and the same command goes on from there",
                 )
-            reply = await self._attempts(method, url, payload)
+            attempts = self.patience.attempts if payload else min(2, self.patience.attempts)
+            reply = await self._attempts(method, url, payload, attempts)
             alive = reply.status in ("ok", "refused")
             self._failed_in_a_row = 0 if alive else self._failed_in_a_row + 1
             return reply
 
-    async def _attempts(self, method: str, url: str, payload: dict[str, Any] | None) -> Reply:
+    async def _attempts(
+        self, method: str, url: str, payload: dict[str, Any] | None, attempts: int
+    ) -> Reply:
         sent = time.time()
         pause = self.patience.first_pause_s
-        for attempt in range(1, self.patience.attempts + 1):
+        for attempt in range(1, attempts + 1):
             status, http, body, error, retry_after = await self._once(method, url, payload)
-            if status in ("ok", "refused") or attempt == self.patience.attempts:
+            if status in ("ok", "refused") or attempt == attempts:
                 break
             await asyncio.sleep(retry_after or pause * random.uniform(0.5, 1.5))
             pause = min(2 * pause, self.patience.longest_pause_s)

@@ -72,7 +72,9 @@ async def score(
         if entries is not None:
             scored[sequence.key] = read_positions(entries, len(sequence.prompt), ids)
         report(
-            Event("score", sequence.task, done=len(scored), total=len(sequences), unit="sequences")
+            Event(
+                "score", "teacher forcing", done=len(scored), total=len(sequences), unit="sequences"
+            )
         )
 
     await all_of(one(sequence) for sequence in sequences)

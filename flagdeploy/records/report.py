@@ -70,9 +70,10 @@ def _headline(result: Result) -> str:
 def _about(result: Result) -> str:
     share = result["identical"]
     same = f" {share:.1%} of all replies are identical word for word." if share is not None else ""
+    mode = MODES.get(result["mode"], result["mode"])
     return (
-        f"Mode: {MODES.get(result['mode'], result['mode'])}; suite {result['suite']}; started "
-        f"{result['started']}, took {result['seconds']:.0f} s.{same} A test passes when its interval lies within the "
+        f"Mode: {mode}; suite {result['suite']}; started {result['started']}, took "
+        f"{result['seconds']:.0f} s.{same} A test passes when its interval lies within the "
         f"margin, fails when it lies beyond, and is open otherwise; tests marked * are required."
     )
 

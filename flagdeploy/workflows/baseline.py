@@ -98,7 +98,7 @@ async def _record(
         log = AnswerLog(record_dir / path if record_dir else None)
         async with client:
             capabilities = await probe(client)
-            stage = f"answer, {client.concurrency} at once"
+            stage = f"answer {client.concurrency}"
             answers = await ask(
                 client,
                 capabilities,

@@ -1,0 +1,83 @@
+"""Exit codes, files and streams of `flagdeploy compare` and `flagdeploy baseline`."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from flagdeploy.cli.app import app
+
+ROOT = Path(__file__).parents[2]
+
+
+def flagdeploy(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize(
+    ("cand", "verdict", "code"),
+    [("85.61", "PASS", 0), ("82.16", "FAIL", 1), ("84.80", "INCONCLUSIVE", 3)],
+)
+def test_verdicts_become_exit_codes(tmp_path: Path, cand: str, verdict: str, code: int) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text(f"task,n,base,cand\nMMLU,14042,85.34,{cand}\n")
+    result = flagdeploy("compare", "--from-table", table)
+    assert result.exit_code == code
+    assert result.stdout.startswith(f"{verdict}: ")
+
+
+def test_two_published_tables_and_every_kind_of_output(tmp_path: Path) -> None:
+    as_json, report = tmp_path / "r.json", tmp_path / "r.md"
+    options = ("--json", as_json, "--report", report, "--workspace", ROOT)
+    result = flagdeploy("compare", "mlu590", "--baseline", "h100", *options)
+    assert result.exit_code == 3
+    data = json.loads(as_json.read_text())
+    assert data["verdict"] == "INCONCLUSIVE"
+    assert [test["verdict"] for test in data["tests"]].count("PASS") == 1
+    assert report.read_text().startswith("# INCONCLUSIVE: mlu590 against h100")
+    on_stdout = flagdeploy(
+        "compare", "mlu590", "--baseline", "h100", "--json", "-", "--workspace", ROOT
+    )
+    assert json.loads(on_stdout.stdout)["tests"] == data["tests"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("compare",), "error: compare with what? Give --baseline NAME, URL or BUNDLE"),
+        (("compare", "--baseline", "nope"), "error: no baseline `nope`"),
+        (("compare", "--baseline", "h100", "--suite", "x"), "error: unknown suite `x`"),
+        (("baseline", "show", "nope"), "error: no baseline `nope`"),
+        (
+            ("baseline", "record", "http://127.0.0.1:9", "--concurrency", "16;4"),
+            "error: --concurrency 16;4: write numbers with commas between, such as 16,64",
+        ),
+        (
+            ("baseline", "record", "http://127.0.0.1:9"),
+            "error: an endpoint given by URL needs --benchmarks DIR and --out FILE",
+        ),
+    ],
+)
+def test_wrong_usage(arguments: tuple[str, ...], message: str) -> None:
+    result = flagdeploy(*arguments, "--workspace", ROOT)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[0] == message
+    assert result.stdout == ""
+
+
+def test_an_endpoint_that_does_not_answer_is_an_error_not_a_verdict(tmp_path: Path) -> None:
+    bundle = next((ROOT / "env" / "baselines").glob("*/*.jsonl.gz"), None)
+    if bundle is None:
+        pytest.skip("no bundle is recorded yet")
+    result = flagdeploy("compare", "http://127.0.0.1:9", "--baseline", bundle, "--workspace", ROOT)
+    assert result.exit_code == 1
+    assert "/v1/models does not answer" in result.stderr
+
+
+def test_baseline_show() -> None:
+    result = flagdeploy("baseline", "show", "h100", "--workspace", ROOT)
+    assert result.exit_code == 0
+    assert "GSM8K        95.75% of 1319" in result.stdout
+    as_json = flagdeploy("baseline", "show", "h100", "--json", "--workspace", ROOT)
+    assert json.loads(as_json.stdout)["scores"]["MMLU"]["n"] == 14042
