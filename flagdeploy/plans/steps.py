@@ -65,7 +65,8 @@ class WaitReady(Step):
     interval: float
 
     def details(self) -> Iterator[str]:
-        yield f"POST http://{self.address}:{self.port}/v1/completions (model {self.model})"
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        yield f"POST http://{host}:{self.port}/v1/completions (model {self.model})"
 
 
 @dataclass(frozen=True)

@@ -99,11 +99,11 @@ def test_text_is_passed_byte_for_byte(text):
     assert arguments.extra({"name": text}) == ["--name", text]
 
 
-@given(
-    st.dictionaries(
-        st.text(), st.recursive(st.integers() | st.text() | st.booleans() | st.none(), st.lists)
-    )
-)
+leaf = st.integers() | st.text(max_size=5) | st.booleans() | st.none()
+nested = st.recursive(leaf, lambda below: st.lists(below, max_size=3), max_leaves=5)
+
+
+@given(st.dictionaries(st.text(max_size=5), nested, max_size=3))
 def test_mappings_survive_as_one_json_argument(mapping):
     _, word = arguments.extra({"config": mapping})
     assert json.loads(word) == mapping
