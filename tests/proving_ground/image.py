@@ -37,12 +37,12 @@ class Image:
         host.engine("POST", "/images/load?quiet=1", self.archive)
 
 
-def python_image() -> Image:
+def python_image(tag: str = PYTHON_TAG) -> Image:
     """An image with `python` (this interpreter's installation) and the system's programs."""
     prefix = Path(sys.base_prefix).resolve()
     path = f"{prefix}/bin:{SYSTEM_PATH}"
-    archive = image_archive(PYTHON_TAG, [root_layer()], {"PATH": path})
-    return Image(PYTHON_TAG, read_only("/usr", prefix), archive)
+    archive = image_archive(tag, [root_layer()], {"PATH": path})
+    return Image(tag, read_only("/usr", prefix), archive)
 
 
 def vllm_image(venv: Path) -> Image:

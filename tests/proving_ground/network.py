@@ -43,15 +43,17 @@ def program(name: str) -> Path:
 
 
 def process_start(pid: int) -> int | None:
-    """The start time of a process in clock ticks since boot (proc(5), field 22), None if gone.
+    """The start time of a process in clock ticks since boot (proc(5), field 22).
 
-    A pid alone may have been given to another process; pid and start time together may not.
+    None if it is gone or a zombie that its parent has yet to collect. A pid alone may have been
+    given to another process; pid and start time together may not.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    return int(stat.rpartition(")")[2].split()[19])
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])
 
 
 @contextmanager
