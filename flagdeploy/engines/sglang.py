@@ -9,7 +9,7 @@ from flagdeploy.engines import base
 from flagdeploy.engines.arguments import version
 from flagdeploy.engines.base import Finding
 
-_ATTENTION_DP_SIZE = (0, 5, 23)
+_ATTENTION_DP_SIZE = (0, 5, 22)
 _ALGORITHM = {"mtp": "NEXTN", "eagle": "EAGLE", "eagle3": "EAGLE3"}
 
 

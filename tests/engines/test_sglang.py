@@ -52,7 +52,11 @@ def test_every_knob_in_the_words_of_sglang(sglang):
     ("version", "words"),
     [
         ("0.5.4", "--tp-size 8 --dp-size 8 --enable-dp-attention --disable-cuda-graph"),
-        ("0.5.23", "--tp-size 8 --attn-dp-size 8 --cuda-graph-backend-decode disabled"),
+        (
+            "0.5.14",
+            "--tp-size 8 --dp-size 8 --enable-dp-attention --cuda-graph-backend-decode disabled",
+        ),
+        ("0.5.22", "--tp-size 8 --attn-dp-size 8 --cuda-graph-backend-decode disabled"),
     ],
 )
 def test_spellings_by_version(sglang, version, words):
@@ -67,7 +71,7 @@ def test_spellings_by_version(sglang, version, words):
 
 def test_old_spelling_of_graph_sizes(sglang):
     graph = CudaGraph(batch_sizes=[1, 2], max_batch_size=2)
-    deployment = of(R1, engine_version="0.5.4", cuda_graph=graph)
+    deployment = of(R1, engine_version="0.5.13", cuda_graph=graph)
     words = arguments(sglang.commands(deployment, ONE)[0])
     assert words.endswith("--cuda-graph-bs 1 2 --cuda-graph-max-bs 2")
 
