@@ -12,6 +12,8 @@ from flagdeploy.checkpoint import strict_json
 from flagdeploy.errors import CheckpointError
 
 PART = ".part"
+# The index of a model with 100,000 tensors takes 10 MB.
+_MAX_JSON_BYTES = 64 << 20
 WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack"}
 
 
@@ -66,6 +68,8 @@ def is_weight(name: str) -> bool:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; CheckpointError names the file when it is missing or is not one."""
     try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise CheckpointError(f"{path}: is larger than {_MAX_JSON_BYTES} bytes")
         value = strict_json.parse(path.read_bytes())
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None

@@ -1,5 +1,6 @@
 """``model.safetensors.index.json``, and checkpoints of a single file that have none."""
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -52,7 +53,9 @@ def _read(path: Path) -> Index:
         raise CheckpointError(f"{path}: has no weight_map")
     for name, shard in weight_map.items():
         if not isinstance(shard, str):
-            raise CheckpointError(f"{path}: weight_map: {name}: {shard!r} is not a file name")
+            raise CheckpointError(
+                f"{path}: weight_map: {name}: {reprlib.repr(shard)} is not a file name"
+            )
     for shard in set(weight_map.values()):
         inside(path.parent, shard)
     metadata = content.get("metadata")

@@ -8,6 +8,7 @@ with spaces; then the data, to which the offsets are relative. Nothing here read
 import json
 import math
 import os
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ MAX_HEADER_BYTES = 32 << 20
 _FIELDS = {"dtype", "shape", "data_offsets"}
 _MAX_NAME = 1024
 _MAX_RANK = 16
+_BEYOND = 1 << 63
 
 Refuse = Callable[[str], NoReturn]
 
@@ -151,11 +153,11 @@ def _tensor(name: str, entry: Any, refuse: Refuse) -> Tensor:
         refuse(f"tensor {name} is not described by exactly dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        refuse(f"tensor {name} has the unknown dtype {str(dtype)[:80]!r}")
+        refuse(f"tensor {name} has the unknown dtype {reprlib.repr(dtype)}")
     if not _naturals(shape) or len(shape) > _MAX_RANK:
-        refuse(f"tensor {name} has no valid shape: {str(shape)[:80]}")
+        refuse(f"tensor {name} has no valid shape: {reprlib.repr(shape)}")
     if not _naturals(offsets) or len(offsets) != 2:
-        refuse(f"tensor {name} has no valid data_offsets: {str(offsets)[:80]}")
+        refuse(f"tensor {name} has no valid data_offsets: {reprlib.repr(offsets)}")
     begin, end = offsets
     if end - begin != tensor_bytes(dtype, shape):
         refuse(f"tensor {name} ({dtype} {shape}) does not fill data_offsets [{begin}, {end}]")
@@ -163,10 +165,10 @@ def _tensor(name: str, entry: Any, refuse: Refuse) -> Tensor:
 
 
 def _naturals(value: Any) -> bool:
-    """True for a list of integers from 0; a bool is an int to Python, but not a dimension."""
+    """True for a list of integers below 2**63; a bool is an int to Python, but not a dimension."""
     if type(value) is not list:
         return False
     for number in value:  # noqa: SIM110 - this runs twice per tensor, 200,000 times for a model
-        if type(number) is not int or number < 0:
+        if type(number) is not int or not 0 <= number < _BEYOND:
             return False
     return True

@@ -153,8 +153,8 @@ def _fill(
         return PullResult(folder, "planned", plan, commit, None)
     require_space(folder, plan.total_bytes - present)
     with ownership.own(folder, identity):
-        hashes = fetch()
         _remove_stale(folder, plan, found)
+        hashes = fetch()
         verification = verify(folder).require()
         files = {n: {"size": plan.files[n], "sha256": hashes[n]} for n in plan.files}
         record = {"source": plan.source, "revision": commit, "files": files}

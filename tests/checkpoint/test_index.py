@@ -106,6 +106,12 @@ def test_total_size_as_writers_store_it(tmp_path: Path, stated: object, read: in
     assert read_index(folder).total_size == read
 
 
+def test_an_index_of_any_size_costs_no_memory(tmp_path: Path) -> None:
+    with (tmp_path / INDEX).open("wb") as file:
+        file.truncate(1 << 40)
+    assert refusal(tmp_path) == f"{tmp_path}/{INDEX}: is larger than {64 << 20} bytes"
+
+
 def test_a_folder_without_a_checkpoint_is_named(tmp_path: Path) -> None:
     assert refusal(tmp_path / "none") == f"{tmp_path}/none: no such folder"
     assert refusal(tmp_path) == (

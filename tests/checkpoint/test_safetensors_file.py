@@ -105,6 +105,20 @@ HOSTILE = {
         container({"a": entry(shape=(2**40, 2**40), offsets=(0, 0))}),
         "tensor a (U8 [1099511627776, 1099511627776]) does not fill data_offsets [0, 0]",
     ),
+    "dimension beyond 64 bits": (
+        container(b'{"a":{"dtype":"U8","shape":[%s],"data_offsets":[0,4]}}' % (b"9" * 4000)),
+        "tensor a has no valid shape: [99999999",
+    ),
+    "sizes that no number of bytes holds": (
+        container({"a": entry(shape=(2**62, 2**62, 2**62), offsets=(0, 2**62))}),
+        "tensor a (U8 [4611686018427387904, 4611686018427387904, 4611686018427387904]) does not",
+    ),
+    "deeply nested dtype": (
+        container(
+            b'{"a":{"dtype":%s,"shape":[],"data_offsets":[0,1]}}' % (b"[" * 300 + b"]" * 300)
+        ),
+        "tensor a has the unknown dtype [[[[[[[...",
+    ),
     "float dimension": (
         container({"a": entry(shape=(4.0,))}, b"1234"),
         "tensor a has no valid shape: [4.0]",
@@ -117,7 +131,7 @@ HOSTILE = {
         container({"a": entry("F7")}, b"1234"),
         "tensor a has the unknown dtype 'F7'",
     ),
-    "dtype of another type": (container({"a": entry([])}), "tensor a has the unknown dtype '[]'"),
+    "dtype of another type": (container({"a": entry([])}), "tensor a has the unknown dtype []"),
     "surplus field": (
         container({"a": {**entry(), "x": 1}}, b"1234"),
         "tensor a is not described by exactly dtype, shape and data_offsets",
