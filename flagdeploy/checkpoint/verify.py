@@ -138,9 +138,6 @@ def _side_files(folder: Path) -> tuple[dict[str, Any], list[Finding]]:
             findings.append(Finding("config.json", "side file", str(error)))
     else:
         findings.append(Finding("config.json", "missing", "no engine loads without it"))
-    if not any((folder / name).is_file() for name in TOKENIZERS):
-        what = f"and none of {', '.join(TOKENIZERS[1:])} is there"
-        findings.append(Finding("tokenizer.json", "missing", what))
     return config, findings
 
 
@@ -156,10 +153,14 @@ def _strangers(folder: Path, index: Index) -> list[Finding]:
 
 
 def _notes(index: Index, headers: Mapping[str, Header]) -> tuple[str, ...]:
+    notes = []
     found = sum(header.data_bytes for header in headers.values())
-    if index.total_size is None or index.total_size == found:
-        return ()
-    return (f"the index states total_size {index.total_size}, the shards hold {found} bytes",)
+    if index.total_size not in (None, found):
+        stated = f"the index states total_size {index.total_size}"
+        notes.append(f"{stated}, the shards hold {found} bytes")
+    if not any((index.folder / name).is_file() for name in TOKENIZERS):
+        notes.append(f"there is no tokenizer: none of {', '.join(TOKENIZERS)}")
+    return tuple(notes)
 
 
 def _few(names: Iterable[str]) -> str:

@@ -108,17 +108,23 @@ def test_shard_the_index_does_not_name(folder: Path) -> None:
     ]
 
 
-def test_side_files(folder: Path) -> None:
+def test_config(folder: Path) -> None:
     (folder / "config.json").unlink()
-    (folder / "tokenizer.json").unlink()
-    assert findings(folder) == [
-        "config.json: missing: no engine loads without it",
-        "tokenizer.json: missing: and none of tokenizer.model, tokenizer_config.json, "
-        "spiece.model, vocab.json is there",
-    ]
+    assert findings(folder) == ["config.json: missing: no engine loads without it"]
     (folder / "config.json").write_text("{")
-    (folder / "tokenizer.model").touch()
     assert findings(folder)[0].startswith("config.json: side file: ")
+
+
+def test_a_missing_tokenizer_is_only_noted(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    result = verify(folder)
+    assert result.ok
+    assert result.notes == (
+        "there is no tokenizer: none of tokenizer.json, tokenizer.model, tokenizer_config.json, "
+        "spiece.model, vocab.json",
+    )
+    (folder / "tokenizer.model").touch()
+    assert verify(folder).notes == ()
 
 
 def test_a_wrong_total_size_is_only_noted(folder: Path) -> None:
