@@ -25,10 +25,11 @@ _OPTIONS = "/etc/flagdeploy/options.yaml"
 _SSH_PORT = "2233"
 # The others may still be starting when rank 0 calls them: one attempt a second for two minutes.
 _SSH = f"-p {_SSH_PORT} -o ConnectionAttempts=120"
+# A session gets the search paths of the container, where mpirun's own daemon is found.
 _SSH_SERVER = (
     "mkdir -p /run/sshd && exec /usr/sbin/sshd -D -e"
     f" -p {_SSH_PORT} -o HostKey=/root/.ssh/id_ed25519 -o PermitRootLogin=prohibit-password"
-    " -o PasswordAuthentication=no"
+    ' -o PasswordAuthentication=no -o "SetEnv=PATH=$PATH LD_LIBRARY_PATH=$LD_LIBRARY_PATH"'
 )
 
 
