@@ -44,7 +44,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--load-format", default="auto", choices=["auto", "dummy"], help="dummy: random weights")
     add("--reasoning-parser", choices=["deepseek_r1"], help="split <think>...</think> off")
     add("--trust-remote-code", action="store_true", help="run Python code of the checkpoint")
-    add("--threads", type=_positive, metavar="N", help="CPU threads (default: cores)")
+    add("--threads", type=_positive, metavar="N", help="CPU threads (default: torch's choice)")
     add("--drain-seconds", type=float, default=3.0, help="for running requests after a signal")
     return parser.parse_args(arguments)
 
@@ -95,7 +95,8 @@ def _load(options: argparse.Namespace) -> "LoadedModel":
 
     from flagdeploy.server.model import LoadOptions, load
 
-    torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
+    if options.threads:
+        torch.set_num_threads(options.threads)
     random.seed(options.seed)
     return load(
         LoadOptions(

@@ -319,7 +319,8 @@ async def _log_requests(request: web.Request, handler: Handler) -> web.StreamRes
         details = " ".join(f"{key}={value}" for key, value in request.get("log", {}).items())
         level = logging.DEBUG if request.path in OPEN_PATHS else logging.INFO
         seconds = time.monotonic() - start
-        log.log(level, "%s %s %s %.3fs %s", request.method, request.path, status, seconds, details)
+        line = f"{request.method} {request.path} {status} {seconds:.3f}s {details}"
+        log.log(level, line.rstrip())
 
 
 @web.middleware

@@ -16,14 +16,17 @@ NAME = "flagdeploy_mla"
 
 
 def use_absorbed_attention(model: Any) -> bool:
-    """Let `model` decode with absorbed projections, when its attention is DeepSeek's MLA."""
+    """Let `model` decode with absorbed projections, when its attention is DeepSeek's MLA.
+
+    Versions of transformers without `expand_kv` cache expanded keys: they are left as they are.
+    """
     from transformers import AttentionInterface
     from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Attention
 
     layers: list[Any] = [
         module for module in model.modules() if isinstance(module, DeepseekV3Attention)
     ]
-    if not layers:
+    if not layers or not hasattr(DeepseekV3Attention, "expand_kv"):
         return False
     AttentionInterface.register(NAME, _attend)
     model.set_attn_implementation(NAME)

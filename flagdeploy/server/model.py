@@ -52,6 +52,8 @@ def load(options: LoadOptions) -> LoadedModel:
     config = _config(options)
     device = _device(options.device)
     max_model_len = _max_model_len(config, options.max_model_len)
+    if device.type not in ("cpu", "cuda"):  # elsewhere grouped matrix products are rare
+        config._experts_implementation = "eager"
     model = _dummy(config, options) if options.load_format == "dummy" else _read(config, options)
     model = model.to(device).eval()
     if not use_absorbed_attention(model):

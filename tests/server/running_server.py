@@ -21,8 +21,8 @@ class RunningServer:
         self.lines: list[str] = []
         self.process = subprocess.Popen(
             [sys.executable, "-m", "flagdeploy.server", "--model", str(model), "--port", "0"]
-            + ["--served-model-name", NAME, *arguments],
-            env={**os.environ, "FLAGDEPLOY_API_KEY": KEY, "OMP_NUM_THREADS": "1"},
+            + ["--served-model-name", NAME, "--threads", "1", *arguments],
+            env={**os.environ, "FLAGDEPLOY_API_KEY": KEY},
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -3,6 +3,8 @@
 import http.client
 import json
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -157,16 +159,25 @@ def test_the_log_has_one_line_per_request_and_no_contents(server: RunningServer)
     assert KEY not in Path(f"/proc/{server.process.pid}/cmdline").read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_running_work_and_exits_0(checkpoint: Path, number: signal.Signals) -> None:
+def test_sigterm_ends_running_work_and_exits_0(checkpoint: Path) -> None:
     running = RunningServer(checkpoint, "--drain-seconds", "0.1", "--max-num-seqs", "2")
     fields = {"prompt": "long", "max_tokens": 500, "ignore_eos": True, "n": 8}
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(running.request, "POST", "/v1/completions", fields)
         until(lambda: running.metric("num_requests_running") == 2)
-        running.process.send_signal(number)
+        running.process.send_signal(signal.SIGTERM)
         status, answer = asked.result()
     assert (status, answer["error"]["message"]) == (503, "the server is shutting down")
     assert running.stop() == 0
     assert running.lines[-1].endswith("INFO stopped\n")
     assert "Traceback" not in "".join(running.lines)
+
+
+def test_sigint_while_loading_exits_0(checkpoint: Path) -> None:
+    command = [sys.executable, "-m", "flagdeploy.server", "--model", str(checkpoint), "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "loading weights" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
+        assert "Traceback" not in process.stderr.read()
