@@ -65,7 +65,7 @@ class Engine(base.Engine):
     def options(self, deployment: Deployment) -> dict[str, Any]:
         """The content of the options file."""
         options = arguments.options(self.rows(deployment), changed(deployment))
-        speculative = _speculative(deployment)
+        speculative = _speculative(deployment, self._since_1_3(deployment))
         if speculative:
             options["speculative_config"] = speculative
         return _merged(options, deployment.engine_args)
@@ -75,6 +75,8 @@ class Engine(base.Engine):
         if parallel.tensor % parallel.expert:
             what = f"parallel.tensor {parallel.tensor} / parallel.expert {parallel.expert}"
             yield "parallel.expert", f"TP = MoE TP x EP: {what} must be whole"
+        if deployment.speculative.method == "eagle":
+            yield "speculative.method", "TensorRT-LLM takes EAGLE3 drafts only: use eagle3 or mtp"
         named, served = deployment.model.served_name, self.served_name(deployment)
         if named not in ("", deployment.model.repo, deployment.name, served):
             what = f"TensorRT-LLM serves a folder under its own name, which is {served}"
@@ -114,20 +116,22 @@ class Engine(base.Engine):
         } | super().owned_names()
 
     def _options_flag(self, deployment: Deployment) -> str:
-        now = arguments.version(self.version(deployment))
-        return "--config" if now >= (1, 3) else "--extra_llm_api_options"
+        return "--config" if self._since_1_3(deployment) else "--extra_llm_api_options"
+
+    def _since_1_3(self, deployment: Deployment) -> bool:
+        return arguments.version(self.version(deployment)) >= (1, 3)
 
 
-def _speculative(deployment: Deployment) -> dict[str, Any]:
+def _speculative(deployment: Deployment, since_1_3: bool) -> dict[str, Any]:
     speculative = deployment.speculative
     if speculative.method == "none":
         return {}
-    if speculative.method != "mtp":
-        kind = {"eagle": "Eagle", "eagle3": "Eagle3"}[speculative.method]
+    if speculative.method == "eagle3":
+        draft = "speculative_model" if since_1_3 else "speculative_model_dir"
         return {
-            "decoding_type": kind,
+            "decoding_type": "Eagle3" if since_1_3 else "Eagle",
             "max_draft_len": speculative.num_tokens,
-            "speculative_model_dir": speculative.draft_checkpoint,
+            draft: speculative.draft_checkpoint,
         }
     config: dict[str, Any] = {
         "decoding_type": "MTP",

@@ -100,13 +100,21 @@ def test_mtp_with_relaxed_acceptance(tensorrt_llm):
     }
 
 
-def test_eagle3_with_its_draft(tensorrt_llm):
-    deployment = of(R1, speculative=Speculative("eagle3", 3, draft_checkpoint="/models/draft"))
-    assert options(tensorrt_llm.commands(deployment, ONE)[0])["speculative_config"] == {
-        "decoding_type": "Eagle3",
-        "max_draft_len": 3,
-        "speculative_model_dir": "/models/draft",
-    }
+@pytest.mark.parametrize(
+    ("version", "config"),
+    [
+        ("1.2.1", {"decoding_type": "Eagle", "speculative_model_dir": "/models/draft"}),
+        ("1.3.0", {"decoding_type": "Eagle3", "speculative_model": "/models/draft"}),
+    ],
+)
+def test_eagle3_with_its_draft(tensorrt_llm, version, config):
+    deployment = of(
+        R1,
+        engine_version=version,
+        speculative=Speculative("eagle3", 3, draft_checkpoint="/models/draft"),
+    )
+    found = options(tensorrt_llm.commands(deployment, ONE)[0])["speculative_config"]
+    assert found == {**config, "max_draft_len": 3}
 
 
 def test_two_hosts_under_mpirun(tensorrt_llm):
@@ -175,6 +183,10 @@ def test_known_accuracy_issue_is_noted(tensorrt_llm):
             {"chunked_prefill": True, "limits": Limits(max_num_batched_tokens=1000)},
             ("limits.max_num_batched_tokens", "1000 is no multiple of the KV block of 32, which "
              "chunked prefill needs"),
+        ),
+        (
+            {"speculative": Speculative("eagle", draft_checkpoint="/d")},
+            ("speculative.method", "TensorRT-LLM takes EAGLE3 drafts only: use eagle3 or mtp"),
         ),
         (
             {"launcher": "local"},
