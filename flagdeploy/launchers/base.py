@@ -54,8 +54,9 @@ class Launcher(Protocol):
     def start(self, spec: Spec) -> str:
         """Create and start one rank and return its id; at once when it already runs."""
 
-    def stop(self, id: str, timeout: int) -> None:
-        """SIGTERM, SIGKILL after `timeout` seconds, then remove; an unknown id is no error."""
+    def stop(self, id: str, timeout: int | None = None) -> None:
+        """SIGTERM, SIGKILL after `timeout` seconds (None: what the rank was started with), then
+        remove; an unknown id is no error."""
 
     def running(self, name: str | None = None) -> tuple[Running, ...]:
         """Ranks of deployment `name` (of all deployments: None) in any state, by rank."""

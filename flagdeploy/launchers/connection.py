@@ -4,6 +4,7 @@ Commands, files, TCP and unix sockets of the host all go through it. Only the ph
 authentication is ever retried; a wrong key or an unknown host key never is.
 """
 
+import errno
 import getpass
 import logging
 import os
@@ -101,13 +102,13 @@ class Connection:
         host: Host,
         known_hosts_file: Path | None = None,
         timeouts: Timeouts = Timeouts(),
-        retry_pauses: Iterable[float] = RETRY_PAUSES_S,
+        retry_pauses: Iterable[float] | None = None,
     ) -> None:
         self.host = host
         self.name = str(host)
         self._known_hosts_file = known_hosts.override() or known_hosts_file
         self._timeouts = timeouts
-        self._retry_pauses = tuple(retry_pauses)
+        self._retry_pauses = RETRY_PAUSES_S if retry_pauses is None else tuple(retry_pauses)
         self._lock = threading.RLock()
         self._client: paramiko.SSHClient | None = None
         self._sftp: paramiko.SFTPClient | None = None
@@ -357,7 +358,13 @@ class Connection:
 
 
 def _transient(error: Exception) -> bool:
+    """Worth another attempt: a connection refused or dropped, not one waited for long enough."""
     if isinstance(error, socket.gaierror):
         return error.errno == socket.EAI_AGAIN
-    permanent = (FileNotFoundError, PermissionError, paramiko.ssh_exception.IncompatiblePeer)
-    return not isinstance(error, permanent) and "No authentication methods" not in str(error)
+    permanent = (
+        *(FileNotFoundError, PermissionError, TimeoutError),
+        paramiko.ssh_exception.IncompatiblePeer,
+    )
+    unreachable = getattr(error, "errno", None) in (errno.EHOSTUNREACH, errno.ENETUNREACH)
+    no_key = "No authentication methods" in str(error)
+    return not (isinstance(error, permanent) or unreachable or no_key)

@@ -32,6 +32,7 @@ Dial = Callable[[], ChannelStream]
 # The SDK wants an address; the adapter below replaces the way there.
 _ADDRESS = "tcp://docker.invalid:2375"
 REQUEST_TIMEOUT_S = 60
+DEFAULT_STOP_TIMEOUT_S = 30
 
 # Part of the engine's own message -> what to do about it.
 HINTS = {
@@ -138,14 +139,18 @@ class Engine:
             self.client.start(found["Id"])
         return str(found["Id"])
 
-    def stop(self, id: str, timeout: int) -> None:
-        """SIGTERM, SIGKILL after `timeout` seconds, remove. Containers of others are refused."""
+    def stop(self, id: str, timeout: int | None = None) -> None:
+        """SIGTERM, SIGKILL after `timeout` seconds (None: the container's own), remove.
+
+        Containers of others are refused; one that is gone is no error.
+        """
         with self._errors(f"stop {id[:12]}"):
             try:
-                labels = self.client.inspect_container(id)["Config"]["Labels"] or {}
-                if LABEL_DEPLOYMENT not in labels:
+                config = self.client.inspect_container(id)["Config"]
+                if LABEL_DEPLOYMENT not in (config["Labels"] or {}):
                     raise HostError(self.host, f"container {id[:12]} is not flagdeploy's")
-                self.client.stop(id, timeout=timeout)
+                own = config.get("StopTimeout") or DEFAULT_STOP_TIMEOUT_S
+                self.client.stop(id, timeout=own if timeout is None else timeout)
                 self.client.remove_container(id, v=True, force=True)
             except docker.errors.NotFound:
                 return
@@ -212,6 +217,8 @@ class Engine:
                 return cause
             cause = cause.__cause__ or cause.__context__
         text = str(getattr(error, "explanation", None) or error)
+        if isinstance(error, requests.ConnectionError):
+            text = "the connection to the Docker engine was lost"
         hint = next((hint for part, hint in HINTS.items() if part in text.lower()), None)
         return HostError(self.host, f"{what}: {text}", hint)
 

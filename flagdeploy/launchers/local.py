@@ -45,6 +45,7 @@ class State:
     started_at: str
     token: str
     boot: str
+    stop_timeout: int
     pid: int = 0
     start: int = 0
     version: int = field(default=1)
@@ -106,7 +107,12 @@ class LocalLauncher:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, mode=0o700)
         state = State(
-            spec.name, dict(spec.labels), _now(), token=secrets.token_hex(16), boot=boot_id()
+            spec.name,
+            dict(spec.labels),
+            started_at=datetime.now(UTC).isoformat(),
+            token=secrets.token_hex(16),
+            boot=boot_id(),
+            stop_timeout=spec.stop_timeout,
         )
         # Known before it runs: a crash between here and the next write still leaves the token.
         _write(folder, state)
@@ -131,11 +137,12 @@ class LocalLauncher:
         found = stat(pid)
         _write(folder, State(**{**asdict(state), "pid": pid, "start": found.start if found else 0}))
 
-    def stop(self, id: str, timeout: int) -> None:
+    def stop(self, id: str, timeout: int | None = None) -> None:
         if (state := _read(self._folder / id)) is None:
             return
-        self._session(state).end(timeout)
-        shutil.rmtree(self._folder / id)
+        self._session(state).end(state.stop_timeout if timeout is None else timeout)
+        # Another stop may be doing the same.
+        shutil.rmtree(self._folder / id, ignore_errors=True)
 
     def running(self, name: str | None = None) -> tuple[Running, ...]:
         folders = sorted(self._folder.iterdir()) if self._folder.is_dir() else []
@@ -204,7 +211,3 @@ def _read(folder: Path) -> State | None:
 
 def _write(folder: Path, state: State) -> None:
     write_private(folder / "state.json", json.dumps(asdict(state), indent=2).encode())
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat()

@@ -51,7 +51,7 @@ class SshLauncher:
             raise UsageError("the ssh launcher starts containers; --launcher local for processes")
         return self.engine.start(spec)
 
-    def stop(self, id: str, timeout: int) -> None:
+    def stop(self, id: str, timeout: int | None = None) -> None:
         self.engine.stop(id, timeout)
 
     def running(self, name: str | None = None) -> tuple[Running, ...]:

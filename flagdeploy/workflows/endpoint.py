@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from flagdeploy.config.secret import Secret
+from flagdeploy.errors import HostError
 from flagdeploy.launchers.base import Launcher
 
 CONNECT_TIMEOUT_S = 10.0
@@ -43,7 +44,7 @@ def ask(
         connection.request("POST", "/v1/completions", json.dumps(body), headers)
         response = connection.getresponse()
         return _judge(response.status, response.read())
-    except (OSError, EOFError, http.client.HTTPException) as error:
+    except (OSError, EOFError, http.client.HTTPException, HostError) as error:
         return Answer("waiting", str(error) or type(error).__name__)
     finally:
         connection.close()

@@ -17,7 +17,6 @@ LOG_LINES = 2000
 SHOWN_LINES = 15
 # A create and start under way when the run is given up; no more is waited for.
 START_GRACE_S = 30.0
-STOP_TIMEOUT_S = 30
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class Group:
     def _stop_on(self, launcher: Launcher) -> None:
         for rank in self._ranks(launcher):
             self._report(Event("stop", f"stopping rank {rank.rank}", rank.host))
-            launcher.stop(rank.id, STOP_TIMEOUT_S)
+            launcher.stop(rank.id)
 
     def _collect(self) -> list[Evidence]:
         """State and log of every rank that can still be reached; the logs are kept."""

@@ -2,14 +2,17 @@
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from flagdeploy.config import workspace as workspaces
 from flagdeploy.config.launch import Running
 from flagdeploy.errors import FlagdeployError
 from flagdeploy.launchers.base import Launcher
 from flagdeploy.records import run as runs
+from flagdeploy.workflows import places
 from flagdeploy.workflows.fanout import attempt, raise_failures
 
 
@@ -20,27 +23,40 @@ class LogLine:
     text: str
 
     def __str__(self) -> str:
-        return f"[rank {self.rank} {self.host}] {self.text}" if self.host else self._kept()
-
-    def _kept(self) -> str:
-        return f"[rank {self.rank}] {self.text}"
+        place = f"rank {self.rank} {self.host}".rstrip()
+        return f"[{place}] {self.text}"
 
 
 def logs(
-    launchers: Mapping[str, Launcher],
-    name: str,
+    name: str | None = None,
     *,
     follow: bool = False,
     rank: int | None = None,
     tail: int | None = None,
-    records: Path | None = None,
+    hosts: str | None = None,
+    workspace: str | None = None,
 ) -> Iterator[LogLine]:
     """Lines of every rank of `name` (of `rank` only); with `follow` until the last one ends.
 
-    When no rank is left on the hosts, the logs that the latest run kept under `records`. Raises
-    HostError for hosts that do not answer, after the lines of the others; FlagdeployError when
-    there is no log at all.
+    When no rank is left on the hosts, the logs that the latest run kept. Raises HostError for
+    hosts that do not answer, after the lines of the others; FlagdeployError when there is no log.
     """
+    root = workspaces.find(workspace)
+    records = workspaces.state_folder(root)
+    with places.launchers(name, root, hosts) as launchers:
+        yield from logs_of(launchers, name, records, follow=follow, rank=rank, tail=tail)
+
+
+def logs_of(
+    launchers: Mapping[str, Launcher],
+    name: str | None,
+    records: Path,
+    *,
+    follow: bool = False,
+    rank: int | None = None,
+    tail: int | None = None,
+) -> Iterator[LogLine]:
+    """`logs` on hosts already open; `records` is the folder of runs."""
     found, failures = attempt(launchers, lambda launcher: launcher.running(name))
     wanted = [r for ranks in found.values() for r in ranks if rank in (None, r.rank)]
     if wanted:
@@ -58,7 +74,7 @@ def _merged(
     def read(rank: Running) -> None:
         try:
             pieces = launchers[rank.host].logs(rank.id, follow=follow, tail=tail)
-            for text in lines(pieces):
+            for text in whole_lines(pieces):
                 arriving.put(LogLine(rank.rank, rank.host, text))
             arriving.put(None)
         except Exception as error:
@@ -80,7 +96,7 @@ def _merged(
         raise failures[0]
 
 
-def lines(pieces: Iterable[bytes]) -> Iterator[str]:
+def whole_lines(pieces: Iterable[bytes]) -> Iterator[str]:
     """Whole lines of a stream of pieces that end anywhere; a character may be cut in two."""
     rest = b""
     for piece in pieces:
@@ -90,12 +106,12 @@ def lines(pieces: Iterable[bytes]) -> Iterator[str]:
         yield rest.decode(errors="replace")
 
 
-def _kept(name: str, rank: int | None, tail: int | None, records: Path | None) -> Iterator[LogLine]:
-    run = runs.latest(records, name) if records else None
+def _kept(name: str | None, rank: int | None, tail: int | None, records: Path) -> Iterator[LogLine]:
+    run = runs.latest(records, name)
     kept = run.logs() if run else {}
     if not kept:
-        raise FlagdeployError(f"{name}: nothing is running, and no log was kept")
+        raise FlagdeployError(f"{name or 'logs'}: nothing is running, and no log was kept")
     for number, path in kept.items():
         if rank in (None, number):
-            texts = path.read_text(errors="replace").splitlines()
-            yield from (LogLine(number, "", text) for text in texts[-tail if tail else 0 :])
+            lines = path.read_text(errors="replace").splitlines()
+            yield from (LogLine(number, "", text) for text in deque(lines, maxlen=tail))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Hashable, Mapping
 
 from flagdeploy.config.launch import Running
-from flagdeploy.errors import EngineError
+from flagdeploy.errors import EngineError, HostError
 from flagdeploy.launchers.base import Launcher
 from flagdeploy.plans.steps import WaitReady
 from flagdeploy.records.events import Event, Report, silent
@@ -21,7 +21,8 @@ PHASES = (
     (re.compile(r"kv cache|cache blocks", re.I), "making the KV cache"),
     (re.compile(r"startup complete|uvicorn running|server (is )?(started|ready)", re.I), "up"),
 )
-# A server that answers "no" three times in a row means it.
+# A server that answers "no" three times in a row means it; a host that does not answer three times
+# in a row is down, while one lost connection in an hour of loading is nothing.
 PATIENCE = 3
 
 
@@ -98,11 +99,23 @@ class Watch:
         self._ranks: set[int] | None = None
         self._seen: set[Hashable] = set()
         self._moved_at = time.monotonic()
+        self._blind = 0
         self._phase = ""
 
     def look(self, detail: str = "") -> None:
-        """Raise RankDied or Stalled if that is what it sees; report a phase that is new."""
-        by_host = each(self._launchers, self._look_at)
+        """Raise RankDied or Stalled if that is what it sees; report a phase that is new.
+
+        Raises HostError when a host did not answer for `PATIENCE` looks in a row.
+        """
+        try:
+            by_host = each(self._launchers, self._look_at)
+        except HostError as error:
+            self._blind += 1
+            if self._blind >= PATIENCE:
+                raise
+            self._report(Event("wait", f"{error}; looking again"))
+            return
+        self._blind = 0
         found = [rank for ranks in by_host.values() for rank, _ in ranks]
         self._require_all(found)
         signs = {

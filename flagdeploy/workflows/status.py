@@ -1,10 +1,13 @@
 """What runs where, and does it answer: from the labels on the hosts and one generated token."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from flagdeploy.config import workspace as workspaces
 from flagdeploy.config.launch import (
     LABEL_DEPLOYMENT,
     LABEL_ENDPOINT,
@@ -14,6 +17,7 @@ from flagdeploy.config.launch import (
 )
 from flagdeploy.config.secret import Secret
 from flagdeploy.launchers.base import Launcher
+from flagdeploy.workflows import places
 from flagdeploy.workflows.diagnose import Diagnosis, diagnose
 from flagdeploy.workflows.endpoint import Answer, ask
 from flagdeploy.workflows.fanout import attempt
@@ -72,15 +76,28 @@ class Status:
 
 
 def status(
+    name: str | None = None, *, hosts: str | None = None, workspace: str | None = None
+) -> Status:
+    """Look at every host on which ranks of `name` (of anything: None) may run; change nothing.
+
+    A host that does not answer is named, not raised. Raises ConfigError for an unknown deployment.
+    """
+    root = workspaces.find(workspace)
+    keys = {
+        key: Secret(value, place.api_key)
+        for key, place in places.recorded(name, root).items()
+        if (value := os.environ.get(place.api_key))
+    }
+    with places.launchers(name, root, hosts) as launchers:
+        return status_of(launchers, name, keys)
+
+
+def status_of(
     launchers: Mapping[str, Launcher],
     name: str | None = None,
-    *,
-    api_key: Secret | None = None,
+    api_keys: Mapping[str, Secret] = MappingProxyType({}),
 ) -> Status:
-    """Look at every host and ask every endpoint for one token; changes nothing.
-
-    `name` picks one deployment. A host that does not answer is named, not raised.
-    """
+    """`status` on hosts already open; `api_keys` of endpoints by deployment."""
     found, failures = attempt(launchers, lambda launcher: launcher.running(name))
     groups: dict[str, list[Running]] = {}
     for ranks in found.values():
@@ -88,7 +105,8 @@ def status(
             groups.setdefault(rank.labels[LABEL_DEPLOYMENT], []).append(rank)
     unreachable = {host: str(error) for host, error in failures.items()}
     deployments = tuple(
-        _deployment(key, groups[key], launchers, api_key, unreachable) for key in sorted(groups)
+        _deployment(key, groups[key], launchers, api_keys.get(key), unreachable)
+        for key in sorted(groups)
     )
     return Status(deployments, unreachable)
 

@@ -1,11 +1,15 @@
 """Stop a deployment: every rank that carries its label, on every host, and nothing else."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 
+from flagdeploy.config import workspace as workspaces
 from flagdeploy.config.launch import LABEL_DEPLOYMENT, Running
 from flagdeploy.launchers.base import Launcher
 from flagdeploy.records.events import Event, Report, silent
+from flagdeploy.records.lock import deployment_lock
+from flagdeploy.workflows import places
 from flagdeploy.workflows.fanout import attempt, raise_failures
 
 
@@ -16,11 +20,8 @@ class Stopped:
     ranks: tuple[Running, ...]
 
     def text(self) -> str:
-        if not self.ranks:
-            return "nothing is running"
-        return "\n".join(
-            f"stopped rank {rank.rank} on {rank.host} ({rank.name})" for rank in self.ranks
-        )
+        lines = [f"stopped rank {rank.rank} on {rank.host} ({rank.name})" for rank in self.ranks]
+        return "\n".join(lines or ["nothing is running"])
 
     def to_dict(self) -> dict[str, object]:
         ranks = [{"rank": r.rank, "host": r.host, "name": r.name} for r in self.ranks]
@@ -28,24 +29,37 @@ class Stopped:
 
 
 def stop(
-    launchers: Mapping[str, Launcher],
     name: str | None = None,
     *,
-    timeout: int = 30,
+    hosts: str | None = None,
+    workspace: str | None = None,
     report: Report = silent,
 ) -> Stopped:
-    """Stop and remove the ranks of deployment `name` (of all: None), running or not.
+    """Stop and remove the ranks of deployment `name` (of all: None) on every host that may have
+    any, running or not.
 
-    A rank gets `timeout` seconds between SIGTERM and SIGKILL. That nothing runs is no error.
-    Raises HostError or HostsFailed for hosts that do not answer, after the others were stopped.
+    That nothing runs is no error. Raises HostError or HostsFailed for hosts that do not answer,
+    after the others were stopped; FlagdeployError while another command works on the deployment.
     """
+    root = workspaces.find(workspace)
+    with ExitStack() as stack:
+        if name:
+            stack.enter_context(deployment_lock(workspaces.state_folder(root), name))
+        launchers = stack.enter_context(places.launchers(name, root, hosts))
+        return stop_ranks(launchers, name, report)
+
+
+def stop_ranks(
+    launchers: Mapping[str, Launcher], name: str | None, report: Report = silent
+) -> Stopped:
+    """`stop` on hosts already open."""
 
     def on_host(launcher: Launcher) -> tuple[Running, ...]:
         ranks = launcher.running(name)
         for rank in ranks:
             what = f"stopping rank {rank.rank} of {rank.labels[LABEL_DEPLOYMENT]}"
             report(Event("stop", what, rank.host))
-            launcher.stop(rank.id, timeout)
+            launcher.stop(rank.id)
         return ranks
 
     done, failures = attempt(launchers, on_host)

@@ -11,6 +11,7 @@ engine.py PORT follow         a rank without endpoint
 
 import http.server
 import json
+import signal
 import sys
 import time
 
@@ -49,7 +50,9 @@ def main(port: str, behaviour: str, *rest: str) -> None:
         time.sleep(0.2)
         print(rest[0], flush=True)
         sys.exit(int(rest[1]))
-    while behaviour in ("hang", "follow"):
+    if behaviour == "stubborn":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while behaviour in ("hang", "follow", "stubborn"):
         time.sleep(0.1)
         if behaviour == "hang":
             print(time.strftime("WARN %H:%M:%S still waiting for rank 7 after 60 s"), flush=True)

@@ -138,19 +138,24 @@ def test_a_start_that_fails_stops_what_was_started(
     assert [rank.rank for rank in launchers[HERE].running()] == [1]
 
 
+def press_ctrl_c(after: float) -> None:
+    threading.Timer(after, os.kill, [os.getpid(), signal.SIGINT]).start()
+
+
 def test_ctrl_c_stops_what_was_started(make_plan: MakePlan, launchers: Launchers, run: Run) -> None:
     events: list[Event] = []
 
-    def interrupt(event: Event) -> None:
+    def listen(event: Event) -> None:
         events.append(event)
-        if event.stage == "wait":
-            threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
+        if event.message == "wait for a token":
+            press_ctrl_c(after=0.5)
 
     with pytest.raises(KeyboardInterrupt):
-        execute(make_plan(("healthy",), ("follow",)), launchers, run, interrupt)
+        execute(make_plan(("healthy",), ("follow",)), launchers, run, listen)
     assert launchers[HERE].running() == ()
-    assert events[-3].message == "interrupted: stopping what this run started"
-    assert {event.message for event in events[-2:]} == {"stopping rank 0", "stopping rank 1"}
+    messages = [event.message for event in events]
+    told = messages[messages.index("interrupted: stopping what this run started") + 1 :]
+    assert told == ["stopping rank 0", "stopping rank 1"]
 
 
 def test_a_second_ctrl_c_leaves_at_once_and_says_what_is_left(
@@ -158,15 +163,16 @@ def test_a_second_ctrl_c_leaves_at_once_and_says_what_is_left(
 ) -> None:
     events: list[Event] = []
 
-    def interrupt(event: Event) -> None:
+    def listen(event: Event) -> None:
         events.append(event)
-        if event.stage == "wait":
-            threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
-        if event.message == "interrupted: stopping what this run started":
-            raise KeyboardInterrupt
+        if event.message in ("wait for a token", "stopping rank 0"):
+            press_ctrl_c(after=0.5)
 
     with pytest.raises(KeyboardInterrupt):
-        execute(make_plan(("healthy",)), launchers, run, interrupt)
+        execute(make_plan(("stubborn",)), launchers, run, listen)
+    assert events[-1].message == "may still run (not waited for): flagdeploy stop tiny"
+    assert events[-1].host == HERE
+    assert [rank.state for rank in launchers[HERE].running()] == ["running"]
 
 
 def test_a_plan_of_skips_changes_nothing(launchers: Launchers, run: Run) -> None:
