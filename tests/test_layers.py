@@ -11,7 +11,8 @@ LAYERS = [
     "workflows",
     "plans",
     "vendors engines launchers checkpoint evals server",
-    "config records",
+    "records",
+    "config",
     "errors",
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row.split()}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HEAVY = {"torch", "docker", "paramiko", "huggingface_hub", "requests", "asyncio", "aiohttp", "numpy"}
+HEAVY = {"torch", "docker", "paramiko", "huggingface_hub", "requests", "asyncio", "aiohttp"}
 COMMANDS = {
     "--help": ["--help"],
     "--version": ["--version"],
