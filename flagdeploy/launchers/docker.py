@@ -36,6 +36,7 @@ DEFAULT_STOP_TIMEOUT_S = 30
 
 # Part of the engine's own message -> what to do about it.
 HINTS = {
+    "docker-init": "container.init=false, or install docker-init (tini) on the host",
     "no such image": "flagdeploy pull --image fetches it on every host",
     "manifest unknown": "check the tag in the registry",
     "could not select device driver": "install the NVIDIA container toolkit on the host",

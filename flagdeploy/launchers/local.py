@@ -27,7 +27,7 @@ from flagdeploy.config.launch import LABEL_DEPLOYMENT, LABEL_SPEC, Host, Process
 from flagdeploy.config.secret import Secret
 from flagdeploy.errors import HostError, UsageError
 from flagdeploy.launchers.base import Result, expand, listening_ports, sign_of_life
-from flagdeploy.launchers.session import TOKEN, Session, boot_id, reap, stat
+from flagdeploy.launchers.session import TOKEN, Session, boot_id, stat
 from flagdeploy.records.events import Report
 from flagdeploy.records.files import write_private
 
@@ -114,10 +114,10 @@ class LocalLauncher:
             boot=boot_id(),
             stop_timeout=spec.stop_timeout,
         )
-        # Known before it runs: a crash between here and the next write still leaves the token.
-        _write(folder, state)
         write_private(folder / "exit", b"")
         write_private(folder / "log", b"")
+        # Known before it runs: a crash between here and the next write still leaves the token.
+        _write(folder, state)
         given = {k: v.reveal() if isinstance(v, Secret) else v for k, v in spec.env.items()}
         log = os.open(folder / "log", os.O_WRONLY | os.O_APPEND)
         null = os.open(os.devnull, os.O_RDONLY)
@@ -131,6 +131,9 @@ class LocalLauncher:
                 setsid=True,
                 setsigdef=[signal.SIGINT, signal.SIGPIPE],
             )
+        except OSError as error:
+            shutil.rmtree(folder)
+            raise HostError(str(self.host), f"start {spec.name}: {error.strerror}") from None
         finally:
             os.close(log)
             os.close(null)
@@ -148,13 +151,18 @@ class LocalLauncher:
         folders = sorted(self._folder.iterdir()) if self._folder.is_dir() else []
         states = [state for folder in folders if (state := _read(folder))]
         wanted = [s for s in states if name in (None, s.labels.get(LABEL_DEPLOYMENT))]
-        return tuple(sorted((self._running(s) for s in wanted), key=lambda rank: rank.rank))
+        ranks = []
+        for state in wanted:
+            # Another command may be removing it.
+            with contextlib.suppress(FileNotFoundError):
+                ranks.append(self._running(state))
+        return tuple(sorted(ranks, key=lambda rank: rank.rank))
 
     def _running(self, state: State) -> Running:
-        reap(state.pid)
+        session = self._session(state)
+        session.reap()
         exit_file = self._folder / state.name / "exit"
         code = exit_file.read_text().strip()
-        session = self._session(state)
         lives = not code and (session.leader_lives or bool(session.members()))
         ended = datetime.fromtimestamp(exit_file.stat().st_mtime, UTC).isoformat() if code else ""
         return Running(
@@ -169,7 +177,10 @@ class LocalLauncher:
         )
 
     def logs(self, id: str, *, follow: bool = False, tail: int | None = None) -> Iterator[bytes]:
-        with (self._folder / id / "log").open("rb") as file:
+        path = self._folder / id / "log"
+        if not path.exists():
+            raise HostError(str(self.host), f"{id} is gone, and its log with it")
+        with path.open("rb") as file:
             yield from file if tail is None else deque(file, maxlen=tail)
             while follow:
                 # Asked before reading: what is written before the end is still shown.

@@ -65,12 +65,18 @@ class Session:
         remaining = self.signal(signal.SIGTERM)
         while remaining and time.monotonic() < deadline:
             time.sleep(0.05)
-            reap(self.pid)
+            self.reap()
             remaining = len(self.members())
         while remaining:
             remaining = self.signal(signal.SIGKILL)
             time.sleep(0.02)
-        reap(self.pid)
+        self.reap()
+
+    def reap(self) -> None:
+        """Collect the leader's exit status if it is a child of this process."""
+        if self._is_leader(stat(self.pid)):
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self.pid, os.WNOHANG)
 
     def memory(self) -> int:
         """Resident memory of all members in pages."""
@@ -114,12 +120,6 @@ def stat(pid: int) -> Stat | None:
 
 def boot_id() -> str:
     return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
-
-
-def reap(pid: int) -> None:
-    """Collect a child's exit status; not an error when it is another process's child."""
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
 
 
 def _pids() -> list[int]:

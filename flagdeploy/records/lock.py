@@ -24,7 +24,8 @@ def deployment_lock(root: Path, name: str) -> Iterator[None]:
         except BlockingIOError:
             holder = os.read(descriptor, 32).decode() or "unknown"
             raise FlagdeployError(
-                f"another flagdeploy (process {holder}) is working on {name}", "wait for it to end"
+                f"another flagdeploy (process {holder}) is working on {name}",
+                "wait for it to end, or end it with Ctrl-C",
             ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)

@@ -87,13 +87,13 @@ class Execution:
         try:
             for _, steps in groupby(self.plan.steps, key=lambda step: step.stage):
                 self._stage(list(steps))
-        except KeyboardInterrupt:
-            self._cancelled.set()
-            self.group.give_up()
-            raise
         except FlagdeployError as error:
             self._cancelled.set()
             raise self.group.failed(error) from error
+        except BaseException:  # Ctrl-C, or a fault of ours: nothing is left running either way
+            self._cancelled.set()
+            self.group.give_up()
+            raise
         finally:
             self.run.write_json("steps.json", [vars(result) for result in self.results])
         return Outcome(tuple(self.results))

@@ -144,6 +144,27 @@ def test_a_pid_that_went_to_another_process_is_not_touched(
         stranger.wait()
 
 
+def test_a_child_of_the_caller_keeps_its_exit_status(
+    launcher: LocalLauncher, tmp_path: Path
+) -> None:
+    """Its pid once was a rank's: looking at that rank must not collect the child."""
+    launcher.start(spec("exit 0"))
+    eventually(lambda: only(launcher).state == "exited")
+    child = subprocess.Popen(["sh", "-c", "exit 5"])
+    eventually(lambda: getattr(stat(child.pid), "state", "") == "Z")
+    path = tmp_path / "local/tiny-0/state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": child.pid, "start": 1}))
+    assert only(launcher).state == "exited"
+    assert child.wait() == 5
+
+
+def test_a_start_that_is_impossible_leaves_nothing(launcher: LocalLauncher, tmp_path: Path) -> None:
+    with pytest.raises(HostError) as raised:
+        launcher.start(spec("x" * 4_000_000))
+    assert str(raised.value) == "127.0.0.1: start tiny-0: Argument list too long"
+    assert list((tmp_path / "local").iterdir()) == []
+
+
 def test_a_leader_of_an_earlier_boot_is_not_ours(tmp_path: Path) -> None:
     me = stat(os.getpid())
     assert me is not None
