@@ -1,5 +1,6 @@
 """Fixtures of the proving ground; tests/conftest.py names this module in `pytest_plugins`."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -43,3 +44,13 @@ def registry(fleet: hosts.Fleet) -> Iterator[registries.Registry]:
     """A registry that the hosts reach over plain HTTP, with an image of several layers."""
     with registries.registry(fleet) as running:
         yield running
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The last lines of a run: how many tests were skipped, and why."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None:
+        return
+    reasons = Counter(report.longrepr[2] for report in reporter.stats.get("skipped", []))
+    for reason, count in reasons.items():
+        reporter.write_line(f"{count} skipped: {reason.removeprefix('Skipped: ')}")

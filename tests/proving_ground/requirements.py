@@ -2,12 +2,17 @@
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 from proving_ground.network import SYSTEM_PATH
 
 PROGRAMS = ("ip", "ssh", "sshd", "dockerd", "containerd", "docker", "docker-registry")
-CAP_NET_ADMIN, CAP_SYS_ADMIN = 12, 21
+
+TRIAL = (
+    "mount -t tmpfs shm /dev/shm && hostname trial"
+    " && ip link add name trial type bridge && ip link add name left type veth peer name right"
+)
 
 
 def missing() -> str | None:
@@ -17,14 +22,26 @@ def missing() -> str | None:
     absent = [name for name in PROGRAMS if shutil.which(name, path=SYSTEM_PATH) is None]
     if absent:
         return f"a fleet of hosts needs {', '.join(absent)} (tests/proving_ground/setup.sh)"
-    effective = _effective_capabilities()
-    if not all(effective >> bit & 1 for bit in (CAP_NET_ADMIN, CAP_SYS_ADMIN)):
-        return "a fleet of hosts needs the capabilities CAP_NET_ADMIN and CAP_SYS_ADMIN"
-    if not Path("/sys/fs/cgroup").is_mount():
-        return "a fleet of hosts needs control groups mounted at /sys/fs/cgroup"
+    trial = subprocess.run(
+        ["unshare", "--net", "--uts", "--ipc", "--mount", "sh", "-c", TRIAL],
+        capture_output=True,
+        text=True,
+    )
+    if trial.returncode != 0:
+        return f"a fleet of hosts needs namespaces, bridges and mounts: {trial.stderr.strip()}"
+    if not _cgroups_writable():
+        return "a fleet of hosts needs control groups that can be created in /sys/fs/cgroup"
     return None
 
 
-def _effective_capabilities() -> int:
-    status = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in status if line.startswith("CapEff:")).split()[1], 16)
+def _cgroups_writable() -> bool:
+    # Version 1 has a folder for each controller, version 2 one tree.
+    controller = Path("/sys/fs/cgroup/memory")
+    tree = controller if controller.is_dir() else controller.parent
+    group = tree / f"flagdeploy-trial-{os.getpid()}"
+    try:
+        group.mkdir()
+        group.rmdir()
+    except OSError:
+        return False
+    return True
