@@ -1,4 +1,6 @@
+import importlib.util
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +110,21 @@ def test_a_broken_question_is_named_with_its_line(tmp_path: Path) -> None:
         load_items(benchmark)
     where = f"{benchmark.file}:2"
     assert str(error.value) == f"{where}: not a question of shape gsm8k: KeyError 'answer'"
+
+
+def test_the_questions_of_the_model_in_the_box_are_asked_as_it_was_trained() -> None:
+    example = Path(__file__).parents[2] / "examples" / "tiny_deepseek_r1"
+    spec = importlib.util.spec_from_file_location("questions", example / "questions.py")
+    assert spec is not None
+    assert spec.loader is not None
+    training = importlib.util.module_from_spec(spec)
+    sys.modules["questions"] = training  # its dataclasses look their own module up
+    spec.loader.exec_module(training)
+    items = []
+    for benchmark in load_benchmarks(example):
+        found = load_items(benchmark)
+        rows = map(json.loads, benchmark.file.read_text().splitlines())
+        prompts = [training.row_prompt(benchmark.shape, row) for row in rows]
+        assert [item.messages[0]["content"] for item in found] == prompts
+        items += found
+    assert len({item.key for item in items}) == 1000
