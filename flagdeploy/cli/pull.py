@@ -37,6 +37,15 @@ def pull(
         str | None,
         typer.Option("--endpoint", metavar="URL", help="Mirror of the hub. Default: $HF_ENDPOINT."),
     ] = None,
+    image: Annotated[
+        str | None,
+        typer.Option(
+            "--image",
+            metavar="REF",
+            help="Pull this container image on every host of the inventory, or of NAME.",
+        ),
+    ] = None,
+    hosts: options.Hosts = None,
     dry_run: options.DryRun = False,
     workspace: options.Workspace = None,
     json: options.Json = False,
@@ -52,11 +61,15 @@ def pull(
       flagdeploy pull --ckpt deepseek-ai/DeepSeek-R1 --endpoint https://hf-mirror.com
       flagdeploy pull --ckpt /data/DeepSeek-R1                  verify it where it is
       flagdeploy pull --ckpt /data/DeepSeek-R1 --to /nvme/R1    copy it, then verify
+      flagdeploy pull --image vllm/vllm-openai:v0.20.2 --hosts hosts.txt
     """
     from flagdeploy.config.workspace import find
     from flagdeploy.workflows.pull import pull as workflow
 
     out.json, out.quiet = json, quiet
+    if image:
+        _image(image, name, hosts, workspace)
+        return
     root = find(workspace)
     if ckpt is None:
         ckpt, pinned = _repository(name, root)
@@ -67,6 +80,14 @@ def pull(
     for note in done.verification.notes if done.verification else ():
         out.note(f"note: {note}")
     out.result(str(done), done.to_dict())
+
+
+def _image(image: str, name: str | None, hosts: str | None, workspace: str | None) -> None:
+    from flagdeploy.workflows.images import pull_image
+
+    with out.progress() as report:
+        pulled = pull_image(image, name, hosts=hosts, workspace=workspace, report=report)
+    out.result(pulled.text(), pulled.to_dict())
 
 
 def _repository(name: str | None, root: Path) -> tuple[str, str | None]:

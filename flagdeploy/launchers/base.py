@@ -48,8 +48,8 @@ class Launcher(Protocol):
     def run(self, argv: Sequence[str], timeout: float = 20) -> Result:
         """Run a command on the host to its end; a non-zero exit code is no error."""
 
-    def pull(self, image: str, report: Report) -> None:
-        """Make the host hold `image`; reports bytes per layer."""
+    def pull(self, image: str, report: Report) -> str:
+        """Make the host hold `image` and return its id; reports bytes per layer."""
 
     def start(self, spec: Spec) -> str:
         """Create and start one rank and return its id; at once when it already runs."""

@@ -34,6 +34,9 @@ _ADDRESS = "tcp://docker.invalid:2375"
 REQUEST_TIMEOUT_S = 60
 DEFAULT_STOP_TIMEOUT_S = 30
 
+# States of a layer that tell nothing.
+SILENT = ("Pulling fs layer", "Waiting", "Verifying Checksum", "Download complete")
+
 # Part of the engine's own message -> what to do about it.
 HINTS = {
     "docker-init": "container.init=false, or install docker-init (tini) on the host",
@@ -83,14 +86,16 @@ class Engine:
         names |= {name.removesuffix(":latest") for name in names}
         return frozenset(names)
 
-    def pull(self, image: str, report: Report) -> None:
-        """Pull `image`; the engine tells bytes per layer, or fails in the stream."""
+    def pull(self, image: str, report: Report) -> str:
+        """Pull `image` and return its id; the engine tells bytes per layer, or fails meanwhile."""
         repository, tag = docker.utils.parse_repository_tag(image)
         with self._errors(f"pull {image}"):
             for line in self.client.pull(repository, tag or "latest", stream=True, decode=True):
                 if "error" in line:
                     raise docker.errors.APIError(line["error"], explanation=line["error"])
-                report(_pull_event(self.host, image, line))
+                if line["status"] not in SILENT:
+                    report(_pull_event(self.host, image, line))
+            return str(self.client.inspect_image(image)["Id"])
 
     def start(self, spec: ContainerSpec) -> str:
         """Create and start; the same rank of the same run is created once however often asked.
@@ -285,7 +290,9 @@ def _moment(text: str) -> str:
 
 
 def _pull_event(host: str, image: str, line: Mapping[str, Any]) -> Event:
+    """Each layer is counted by itself, so its id is part of the stage."""
     detail = line.get("progressDetail") or {}
-    layer = line.get("id")
-    message = f"{image}: {layer}: {line['status']}" if layer else f"{image}: {line['status']}"
-    return Event("pull", message, host, detail.get("current"), detail.get("total"), "B")
+    layer, status = line.get("id"), line["status"]
+    message = f"{image}: {layer}: {status}" if layer else f"{image}: {status}"
+    stage = f"pull {layer}" if layer else "pull"
+    return Event(stage, message, host, detail.get("current"), detail.get("total"), "B")

@@ -84,7 +84,7 @@ class LocalLauncher:
             raise HostError(str(self.host), f"`{argv[0]}`: {error}") from None
         return Result(done.returncode, done.stdout, done.stderr)
 
-    def pull(self, image: str, report: Report) -> None:
+    def pull(self, image: str, report: Report) -> str:
         raise UsageError("the local launcher runs no containers", "--launcher ssh")
 
     def start(self, spec: Spec) -> str:

@@ -43,8 +43,8 @@ class SshLauncher:
     def run(self, argv: Sequence[str], timeout: float = 20) -> Result:
         return self.connection.run(argv, timeout)
 
-    def pull(self, image: str, report: Report) -> None:
-        self.engine.pull(image, report)
+    def pull(self, image: str, report: Report) -> str:
+        return self.engine.pull(image, report)
 
     def start(self, spec: Spec) -> str:
         if not isinstance(spec, ContainerSpec):
