@@ -113,7 +113,7 @@ CAUSES = (
     ),
     _cause(
         "no permission",
-        r"PermissionError|Permission denied|Operation not permitted",
+        r"PermissionError|Permission denied",
         "check the owner of the mounted folders, container.user and container.security_opt",
     ),
     _cause(
@@ -135,8 +135,12 @@ CAUSES = (
 CONSEQUENCES = frozenset({"connection timeout", "network between ranks"})
 
 _EXCEPTION = re.compile(r"^\S*(Error|Exception|Fatal)\b.*$", re.MULTILINE)
+# Lines that an engine itself calls harmless: a healthy start warns of missing modules and more.
+_HARMLESS = re.compile(r"^.*\b(DEBUG|INFO|(?<!NCCL )WARN(ING)?|\w*Warning:).*\n?", re.MULTILINE)
 SIGNALS = {132: "SIGILL", 134: "SIGABRT", 135: "SIGBUS", 136: "SIGFPE", 137: "SIGKILL",
            139: "SIGSEGV", 143: "SIGTERM"}  # fmt: skip
+# These come from outside: whatever the log says did not end the engine.
+_FROM_OUTSIDE = frozenset({137, 143})
 
 
 def diagnose(log: str, exit_code: int | None = None, oom_killed: bool = False) -> Diagnosis:
@@ -144,15 +148,19 @@ def diagnose(log: str, exit_code: int | None = None, oom_killed: bool = False) -
     if oom_killed:
         remedy = next(cause.remedy for cause in CAUSES if cause.name == "out of host memory")
         return Diagnosis("out of host memory", "ended by the kernel's OOM killer", remedy)
+    if exit_code in _FROM_OUTSIDE:
+        remedy = "somebody ended it, or the kernel for want of memory (dmesg on the host)"
+        return Diagnosis(f"ended by {SIGNALS[exit_code]}", "", remedy)
+    complaints = _HARMLESS.sub("", log)
     for cause in CAUSES:
-        if match := cause.pattern.search(log):
-            return Diagnosis(cause.name, _line(log, match.start()), cause.remedy)
+        if match := cause.pattern.search(complaints):
+            return Diagnosis(cause.name, _line(complaints, match.start()), cause.remedy)
     if name := SIGNALS.get(exit_code or 0):
-        remedy = "somebody or the kernel ended it (dmesg on the host)"
-        return Diagnosis(f"ended by {name}", "", remedy)
-    exceptions = _EXCEPTION.findall(log)
-    line = next((m.group() for m in reversed(list(_EXCEPTION.finditer(log)))), "")
-    return Diagnosis("unknown cause" if not exceptions else "error of the engine", line, "")
+        return Diagnosis(f"ended by {name}", "", "a fault of the engine or its driver")
+    exceptions = [match.group() for match in _EXCEPTION.finditer(complaints)]
+    if exceptions:
+        return Diagnosis("error of the engine", exceptions[-1], "")
+    return Diagnosis("unknown cause", "", "")
 
 
 def _line(log: str, position: int) -> str:

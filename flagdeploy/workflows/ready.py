@@ -15,7 +15,7 @@ from flagdeploy.workflows.fanout import each
 
 # Words of an engine's log -> the phase of a start. The last one that the last line shows counts.
 PHASES = (
-    (re.compile(r"load(ing)?.{0,40}(safetensors|weights|checkpoint|shard)", re.I), "loading"),
+    (re.compile(r"load(ing)?.{0,40}(safetensors|weights|checkpoint|shard|model)", re.I), "loading"),
     (re.compile(r"graph captur|captur\w+ .{0,20}graph", re.I), "capturing graphs"),
     (re.compile(r"compil|autotun|warm(ing)?[- ]?up", re.I), "compiling and warming up"),
     (re.compile(r"kv cache|cache blocks", re.I), "making the KV cache"),

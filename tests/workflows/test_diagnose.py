@@ -1,8 +1,12 @@
 """Lines that engines and drivers really print, and the cause each stands for."""
 
+from pathlib import Path
+
 import pytest
 
 from flagdeploy.workflows.diagnose import diagnose
+
+LOGS = Path(__file__).parents[1] / "cases" / "logs"
 
 SEEN = {
     "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.": (
@@ -52,6 +56,21 @@ def test_a_line_and_its_cause(line: str, cause: str) -> None:
     found = diagnose(f"INFO starting\n{line}\nINFO gone\n", exit_code=1)
     assert (found.cause, found.line) == (cause, line)
     assert found.remedy
+
+
+def test_what_a_healthy_start_says_is_no_cause() -> None:
+    """A real start of vLLM on CPU complains of memory policies and missing libraries."""
+    log = (LOGS / "vllm_healthy.log").read_text()
+    assert "Operation not permitted" in log
+    assert diagnose(log, 1).cause == "unknown cause"
+    assert diagnose(log, 137).cause == "ended by SIGKILL"
+    assert diagnose(log, 139).cause == "ended by SIGSEGV"
+
+
+def test_the_cause_of_a_failed_start_is_not_its_last_exception() -> None:
+    found = diagnose((LOGS / "vllm_no_room_for_kv_cache.log").read_text(), 1)
+    assert found.cause == "out of device memory"
+    assert "ValueError: No available memory for the cache blocks." in found.line
 
 
 def test_the_cause_comes_before_its_consequences() -> None:
