@@ -54,6 +54,7 @@ def vllm_image(venv: Path) -> Image:
         "VLLM_CACHE_ROOT": f"{venv}/cache",
         "VLLM_CONFIG_ROOT": "/tmp/vllm",
         "VLLM_NO_USAGE_STATS": "1",
+        # The first request for prompt_logprobs would compile a kernel for 20 seconds.
         "TORCHDYNAMO_DISABLE": "1",
         "VLLM_CPU_KVCACHE_SPACE": "1",
         # Threads stay unbound: the hosts of a fleet share the cores of one machine.
