@@ -20,8 +20,8 @@ class Hub:
     """One repository; `commits` map a commit id to its files, `branches` a name to a commit.
 
     Faults: `token` is demanded of every request; `gated` refuses files; `corrupt` names are served
-    with a flipped byte, `short` ones with fewer bytes than announced; after `cut` bytes of one
-    answer the connection drops, once for every entry; `status` is answered to everything.
+    with a flipped byte; the answers for a file drop the connection after the bytes that `cut` lists
+    for it, in turn; `status` is answered to everything.
     """
 
     repository: str
@@ -30,8 +30,7 @@ class Hub:
     token: str | None = None
     gated: bool = False
     corrupt: set[str] = field(default_factory=set)
-    short: set[str] = field(default_factory=set)
-    cut: list[int] = field(default_factory=list)
+    cut: dict[str, list[int]] = field(default_factory=dict)
     status: int | None = None
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
     served: int = 0
@@ -153,10 +152,8 @@ class _Handler(BaseHTTPRequestHandler):
     def send_body(self, name: str, content: bytes) -> None:
         hub = self.hub
         limit = len(content)
-        if name in hub.short:
-            limit -= 1
-        if hub.cut and name.endswith(".safetensors"):
-            limit = min(limit, hub.cut.pop(0))
+        if hub.cut.get(name):
+            limit = min(limit, hub.cut[name].pop(0))
         self.wfile.write(content[:limit])
         hub.served += limit
         self.close_connection = limit < len(content)
