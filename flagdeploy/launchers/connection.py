@@ -23,7 +23,7 @@ import paramiko
 from flagdeploy.config.launch import Host
 from flagdeploy.errors import HostError
 from flagdeploy.launchers import known_hosts
-from flagdeploy.launchers.base import Result
+from flagdeploy.launchers.base import Result, Stream
 from flagdeploy.launchers.channel import ChannelStream, open_unix
 
 # paramiko logs what it also raises; without a handler Python would print it.
@@ -31,6 +31,7 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 KEEPALIVE_S = 15
 SILENCE_MS = 45_000
+ADMINISTRATIVELY_PROHIBITED = 1  # RFC 4254, section 5.1
 RETRY_PAUSES_S = (1.0, 2.0, 4.0)
 
 
@@ -176,16 +177,18 @@ class Connection:
             if not moved:
                 time.sleep(pause)
 
-    def open_tcp(self, address: str, port: int, timeout: float) -> ChannelStream:
+    def open_tcp(self, address: str, port: int, timeout: float) -> Stream:
         """TCP to `address` from the host; from here when its sshd forbids forwarding.
 
-        Raises ConnectionRefusedError when nothing answers there.
+        Raises OSError (mostly ConnectionRefusedError) when nothing answers there.
         """
         try:
             channel = self.transport.open_channel(
                 "direct-tcpip", (address, port), ("127.0.0.1", 0), timeout=timeout
             )
         except paramiko.ChannelException as error:
+            if error.code == ADMINISTRATIVELY_PROHIBITED:
+                return socket.create_connection((address, port), timeout)
             raise ConnectionRefusedError(f"{address}:{port}: {error.text}") from None
         except (paramiko.SSHException, EOFError) as error:
             raise self._lost(f"a tunnel to {address}:{port}", error) from None

@@ -23,11 +23,11 @@ from flagdeploy.config.launch import (
 )
 from flagdeploy.errors import HostError
 from flagdeploy.launchers import container
-from flagdeploy.launchers.base import sign_of_life
+from flagdeploy.launchers.base import Stream, sign_of_life
 from flagdeploy.launchers.channel import ChannelStream
 from flagdeploy.records.events import Event, Report
 
-Dial = Callable[[], ChannelStream]
+Dial = Callable[[], Stream]
 
 # The SDK wants an address; the adapter below replaces the way there.
 _ADDRESS = "tcp://docker.invalid:2375"
@@ -265,7 +265,10 @@ class _HTTP(urllib3.connection.HTTPConnection):
 
     @property
     def is_connected(self) -> bool:
-        return self.sock is not None and not cast(ChannelStream, self.sock).closed
+        sock: Any = self.sock
+        if isinstance(sock, ChannelStream):
+            return not sock.closed
+        return super().is_connected
 
 
 def _running(host: str, found: Mapping[str, Any]) -> Running:

@@ -8,8 +8,7 @@ from typing import BinaryIO
 from flagdeploy.config.facts import HostFacts
 from flagdeploy.config.launch import ContainerSpec, Host, Running, Spec
 from flagdeploy.errors import HostError, UsageError
-from flagdeploy.launchers.base import Result, expand, listening_ports
-from flagdeploy.launchers.channel import ChannelStream
+from flagdeploy.launchers.base import Result, Stream, expand, listening_ports
 from flagdeploy.launchers.connection import Connection
 from flagdeploy.launchers.docker import HINTS, Engine
 from flagdeploy.records.events import Report
@@ -63,7 +62,7 @@ class SshLauncher:
     def progress(self, id: str) -> tuple[Hashable, ...]:
         return self.engine.progress(id)
 
-    def connect(self, address: str, port: int, timeout: float) -> ChannelStream:
+    def connect(self, address: str, port: int, timeout: float) -> Stream:
         return self.connection.open_tcp(address, port, timeout)
 
     def open(self, path: str) -> BinaryIO:
@@ -85,7 +84,7 @@ class SshLauncher:
             )
         return self._socket
 
-    def _dial(self) -> ChannelStream:
+    def _dial(self) -> Stream:
         """One stream to the engine: a forwarded socket, else `docker system dial-stdio`."""
         scheme, _, place = self.socket.partition("://")
         if scheme == "tcp":

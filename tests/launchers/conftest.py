@@ -49,3 +49,18 @@ def launcher(fleet: ground.Fleet, ssh_home: Path) -> Iterator[SshLauncher]:
     yield launcher
     launcher.close()
     node.remove_containers()
+
+
+@pytest.fixture
+def restricted_key(
+    fleet: ground.Fleet, ssh_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """A key that may run commands and nothing else: no tunnels of any kind (sshd(8), restrict)."""
+    key = ssh_home / "restricted"
+    ground.generate_key(key)
+    authorized = fleet.key_path.with_suffix(".pub")
+    before = authorized.read_text()
+    authorized.write_text(f"{before.rstrip()}\nrestrict {key.with_suffix('.pub').read_text()}")
+    monkeypatch.setenv("FLAGDEPLOY_SSH_KEY", str(key))
+    yield
+    authorized.write_text(before)

@@ -102,6 +102,28 @@ def test_ports_of_the_host_are_reached_through_it(fleet: Fleet, connect: Connect
     stream.close()
 
 
+def test_without_tunnels_ports_are_reached_from_here(
+    restricted_key: None, fleet: Fleet, connect: Connect
+) -> None:
+    stream = connect(fleet[0]).open_tcp(fleet[1].address, fleet[1].port, timeout=5)
+    with stream.makefile("rb") as file:
+        assert file.read(4) == b"SSH-"
+    stream.close()
+    with pytest.raises(ConnectionRefusedError):
+        connect(fleet[0]).open_tcp(fleet[0].address, 9, timeout=5)
+
+
+def test_an_sshd_that_comes_back_is_waited_for(fleet: Fleet, connect: Connect) -> None:
+    fleet[0].kill_sshd()
+    starter = threading.Timer(0.5, fleet[0].start_sshd)
+    starter.start()
+    try:
+        assert connect(fleet[0], retry_pauses=(1, 2, 4)).run(["echo", "ok"]).text == "ok"
+    finally:
+        starter.join()
+        fleet[0].wait_for_sshd()
+
+
 def test_a_lost_connection_is_made_anew(fleet: Fleet, connect: Connect) -> None:
     connection = connect(fleet[0])
     assert connection.run(["echo", "1"]).text == "1"

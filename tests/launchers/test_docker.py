@@ -266,13 +266,12 @@ def test_an_image_that_no_registry_has(launcher: SshLauncher, registry: Registry
     assert raised.value.hint == "check the tag in the registry"
 
 
-def test_without_a_tunnel_docker_itself_carries_the_api(
-    fleet: Fleet, launcher: SshLauncher, make: Callable[..., ContainerSpec]
+def test_without_tunnels_docker_itself_carries_the_api(
+    restricted_key: None, launcher: SshLauncher, make: Callable[..., ContainerSpec]
 ) -> None:
-    """As with `AllowStreamLocalForwarding no`."""
-    launcher.connection.open_unix = lambda path: None
     id = launcher.start(make("echo hello; sleep 300"))
     eventually(lambda: output(launcher, id) == "hello\n")
+    assert launcher.connection.open_unix(launcher.socket.removeprefix("unix://")) is None
     launcher.stop(id, timeout=0)
     assert launcher.running() == ()
 
