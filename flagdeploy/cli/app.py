@@ -1,5 +1,6 @@
 """The command line: registers the commands and turns errors into exit codes, nothing else."""
 
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -94,4 +95,6 @@ app.add_typer(hosts.app, name="hosts")
 
 
 def main() -> None:
+    # What ends a command politely ends it as Ctrl-C does: it stops what it started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()

@@ -68,7 +68,7 @@ def serve(
             launchers,
             deployment.name,
             devices=deployment.container.devices,
-            ports=[deployment.endpoint.port],
+            ports=[deployment.endpoint.port, deployment.endpoint.master_port],
             report=report,
         )
         run = Run.create(state, deployment.name, _secrets(deployment))
