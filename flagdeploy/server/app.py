@@ -1,12 +1,10 @@
-"""The HTTP side: routes, authorization, errors in OpenAI's shape, streams, disconnects."""
+"""The routes: from a request's body to sequences in the batch and an answer."""
 
 import asyncio
-import hmac
 import json
-import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,20 +15,22 @@ import flagdeploy
 from flagdeploy.config.secret import Secret
 from flagdeploy.server import protocol, render
 from flagdeploy.server.answer import Answer, ChatAnswer, CompletionAnswer
+from flagdeploy.server.api_fields import Prompt
 from flagdeploy.server.batch import Batch
 from flagdeploy.server.metrics import Metrics
+from flagdeploy.server.middleware import (
+    LOG_DETAILS,
+    MAX_BODY,
+    authorize,
+    errors_as_json,
+    log_requests,
+)
 from flagdeploy.server.model import LoadedModel
 from flagdeploy.server.protocol import ChatPrompt, Sampling, Shape
 from flagdeploy.server.reasoning import starts_answering
 from flagdeploy.server.refusal import Refusal
+from flagdeploy.server.respond import Job, respond_stream, respond_whole
 from flagdeploy.server.sequence import Delta, Sequence
-
-log = logging.getLogger(__name__)
-
-MAX_BODY = 32 * 2**20  # bytes
-OPEN_PATHS = ("/health", "/metrics", "/version")  # without an API key
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Service:
 def make_app(service: Service) -> web.Application:
     routes = Routes(service)
     app = web.Application(
-        middlewares=[_log_requests, _errors_as_json, _authorize(service.api_key)],
+        middlewares=[log_requests, errors_as_json, authorize(service.api_key)],
         client_max_size=MAX_BODY,
     )
     app.router.add_get("/health", routes.health)
@@ -61,18 +61,6 @@ def make_app(service: Service) -> web.Application:
     app.router.add_post("/tokenize", routes.tokenize)
     app.router.add_post("/detokenize", routes.detokenize)
     return app
-
-
-@dataclass(frozen=True)
-class Job:
-    """One request on its way: its sequences, and the queue their deltas arrive in."""
-
-    header: render.Header
-    answer: Answer
-    shape: Shape
-    sequences: list[Sequence]
-    deltas: asyncio.Queue[Delta]
-    prompt_tokens: int
 
 
 class Routes:
@@ -158,7 +146,7 @@ class Routes:
             )
             raise Refusal(message, status=404, param="model", code="model_not_found")
 
-    def _prompt_ids(self, prompt: protocol.Prompt, add_special_tokens: bool) -> tuple[int, ...]:
+    def _prompt_ids(self, prompt: Prompt, add_special_tokens: bool) -> tuple[int, ...]:
         if isinstance(prompt, str):
             return self._tokens.encode(prompt, add_special_tokens=add_special_tokens)
         self._tokens.check(prompt, "prompt")
@@ -185,9 +173,9 @@ class Routes:
         header = render.Header(f"{prefix}-{uuid.uuid4().hex}", int(time.time()), self._service.name)
         prompt_tokens = sum(map(len, prompts))
         job = Job(header, answer, shape, sequences, deltas, prompt_tokens)
-        request["log"] = {"id": header.id, "prompt": prompt_tokens}
+        LOG_DETAILS.get().update(id=header.id, prompt=prompt_tokens)
         async with self._running(sequences):
-            respond = _respond_stream if shape.stream else _respond_whole
+            respond = respond_stream if shape.stream else respond_whole
             return await respond(request, job)
 
     @asynccontextmanager
@@ -237,123 +225,9 @@ class Routes:
         return sampling.max_tokens if sampling.max_tokens is not None else limit - length
 
 
-async def _respond_whole(request: web.Request, job: Job) -> web.Response:
-    deltas = [await _next(job) for _ in job.sequences]
-    deltas.sort(key=lambda delta: delta.index)
-    choices = [job.answer.choice(delta) for delta in deltas]
-    completion_tokens = _count(request, job)
-    body = job.header.wrap(
-        job.answer.kind,
-        choices,
-        usage=render.usage(job.prompt_tokens, completion_tokens),
-        **job.answer.extras(deltas),
-    )
-    return web.json_response(body)
-
-
-async def _respond_stream(request: web.Request, job: Job) -> web.StreamResponse:
-    """Server-sent events. The first delta is awaited first: its error still has its own status."""
-    delta = await _next(job)
-    response = web.StreamResponse(
-        headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
-    )
-    await response.prepare(request)
-    if opening := job.answer.opening():
-        extras = job.answer.extras([])
-        await _event(response, job.header.wrap(job.answer.chunk_kind, opening, **extras))
-    unfinished = len(job.sequences)
-    try:
-        while True:
-            choice = job.answer.choice(delta)
-            await _event(response, job.header.wrap(job.answer.chunk_kind, [choice]))
-            unfinished -= delta.last
-            if not unfinished:
-                break
-            delta = await _next(job)
-    except Refusal as error:
-        await _event(response, error.body())
-    completion_tokens = _count(request, job)
-    if job.shape.include_usage:
-        counts = render.usage(job.prompt_tokens, completion_tokens)
-        await _event(response, job.header.wrap(job.answer.chunk_kind, [], usage=counts))
-    await response.write(b"data: [DONE]\n\n")
-    await response.write_eof()
-    return response
-
-
-async def _event(response: web.StreamResponse, body: dict[str, Any]) -> None:
-    await response.write(f"data: {json.dumps(body)}\n\n".encode())
-
-
-async def _next(job: Job) -> Delta:
-    delta = await job.deltas.get()
-    if delta.error is not None:
-        raise delta.error
-    return delta
-
-
-def _count(request: web.Request, job: Job) -> int:
-    reasons = ",".join(sorted({entry.finish_reason or "error" for entry in job.sequences}))
-    generated = sum(len(entry.tokens) for entry in job.sequences)
-    request["log"] |= {"generated": generated, "finish": reasons}
-    return generated
-
-
 async def _json(request: web.Request) -> Any:
     body = await request.read()
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
         raise Refusal(f"the request body is not valid JSON: {error}") from error
-
-
-@web.middleware
-async def _log_requests(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """One line per request: no prompt, no output, no header."""
-    start, status = time.monotonic(), "disconnected"
-    try:
-        response = await handler(request)
-        status = str(response.status)
-        return response
-    finally:
-        details = " ".join(f"{key}={value}" for key, value in request.get("log", {}).items())
-        level = logging.DEBUG if request.path in OPEN_PATHS else logging.INFO
-        seconds = time.monotonic() - start
-        line = f"{request.method} {request.path} {status} {seconds:.3f}s {details}"
-        log.log(level, line.rstrip())
-
-
-@web.middleware
-async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    headers = {}
-    try:
-        return await handler(request)
-    except Refusal as error:
-        refusal = error
-    except web.HTTPRequestEntityTooLarge:
-        refusal = Refusal(f"the request body is larger than {MAX_BODY} bytes", status=413)
-    except web.HTTPMethodNotAllowed as error:
-        headers["Allow"] = allowed = error.headers["Allow"]
-        refusal = Refusal(f"{request.path} takes {allowed}, not {error.method}", status=405)
-    except web.HTTPNotFound:
-        refusal = Refusal(f"no such path: {request.path}", status=404)
-    except ConnectionError:  # the client hung up in the middle of a stream
-        raise
-    except Exception:
-        log.exception("%s %s failed", request.method, request.path)
-        refusal = Refusal("internal error; see the server's log", status=500, kind="internal_error")
-    return web.json_response(refusal.body(), status=refusal.status, headers=headers)
-
-
-def _authorize(api_key: Secret | None) -> Any:
-    @web.middleware
-    async def authorize(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if api_key is not None and request.path not in OPEN_PATHS:
-            expected = f"Bearer {api_key.reveal()}".encode()
-            given = request.headers.get("Authorization", "").encode()
-            if not hmac.compare_digest(expected, given):
-                message = "the API key is missing or wrong (Authorization: Bearer KEY)"
-                raise Refusal(message, status=401, code="invalid_api_key")
-        return await handler(request)
-
-    return authorize

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flagdeploy.server import protocol
+from flagdeploy.server import api_fields, protocol
 from flagdeploy.server.protocol import ChatPrompt, Sampling, Shape
 from flagdeploy.server.refusal import Refusal
 
@@ -31,7 +31,7 @@ def test_the_defaults_of_a_chat() -> None:
 
 
 def test_null_means_the_default() -> None:
-    fields = dict.fromkeys(protocol._COMPLETION)
+    fields = dict.fromkeys(api_fields.COMPLETION)
     request = protocol.completion_request({**fields, "prompt": "a"}, 20)
     assert request == protocol.completion_request({"prompt": "a"}, 20)
 
@@ -77,7 +77,8 @@ def test_top_k_is_switched_off_by_0_and_by_minus_1(off: int) -> None:
 
 
 @given(
-    st.dictionaries(st.sampled_from([*protocol._COMPLETION, *protocol._CHAT, "x"]), JSON), st.data()
+    st.dictionaries(st.sampled_from([*api_fields.COMPLETION, *api_fields.CHAT, "x"]), JSON),
+    st.data(),
 )
 def test_every_body_is_a_request_or_a_refusal(body: dict[str, Any], data: st.DataObject) -> None:
     parsers = [
