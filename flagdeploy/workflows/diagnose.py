@@ -107,7 +107,7 @@ CAUSES = (
     ),
     _cause(
         "program not found",
-        r"executable file not found|: not found$|command not found"
+        r"executable file not found|: not found$|command not found|can't open file"
         r"|exec .*: no such file or directory",
         "is this the engine's image? check container.image and container.entrypoint",
     ),

@@ -24,7 +24,9 @@ class Answers:
         lines = []
         for hosts, answer in self.same:
             lines += [f"{', '.join(hosts)}:", *(f"  {line}" for line in answer.splitlines())]
-        return "\n".join([*lines, *(str(error) for error in self.failures.values())])
+        hints = dict.fromkeys(error.hint for error in self.failures.values() if error.hint)
+        lines += [str(error) for error in self.failures.values()]
+        return "\n".join([*lines, *(f"hint: {hint}" for hint in hints)])
 
     def to_dict(self) -> dict[str, Any]:
         same = [{"hosts": list(hosts), "answer": answer} for hosts, answer in self.same]

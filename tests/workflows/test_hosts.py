@@ -54,7 +54,10 @@ def test_a_host_that_is_down_is_named(fleet: Fleet, launchers: Launchers) -> Non
         answers = check({**launchers, **opened}, ["echo", "ok"])
     assert answers.same == (((fleet[0].address, fleet[1].address), "ok"),)
     assert str(answers.failures["127.0.0.1"]) == "127.0.0.1: 127.0.0.1:9 refuses connections"
-    assert answers.text().endswith("127.0.0.1: 127.0.0.1:9 refuses connections")
+    assert answers.text().splitlines()[-2:] == [
+        "127.0.0.1: 127.0.0.1:9 refuses connections",
+        "hint: is sshd running there, on this port?",
+    ]
 
 
 def test_trust_shows_records_and_knows(fleet: Fleet, inventory: list[Host], tmp_path: Path) -> None:
