@@ -1,7 +1,7 @@
 """The model's shape: DeepSeek-V3's architecture with DeepSeek's own MLA head sizes, made small.
 
-Sizes are multiples of 128 per rank at TP=2, so that FP8 blocks never straddle two ranks; the one ragged
-weight is kv_a_proj_with_mqa [576, 256], as in the original.
+Sizes are multiples of 128 per rank at TP=2, so that FP8 blocks never straddle two ranks; the one
+ragged weight is kv_a_proj_with_mqa [576, 256], as in the original.
 """
 
 from typing import Any

@@ -1,10 +1,10 @@
 """Greedy accuracy on the held-out questions, of the model and of two damaged copies.
 
-    python evaluate.py [--checkpoint checkpoint] [--device cpu] [--limit N] [--json results.json]
+    python evaluate.py [--device cuda] [--dtype bfloat16] [--limit N] [--json results.json]
 
-Variants: `fp8` (dequantized to BF16, computed in FP32), `int3` (the routed experts rounded to 3 bits) and
-`corrupt` (one expert's down projection negated). Each damaged copy is compared with `fp8` question by
-question with McNemar's exact test.
+Variants: `fp8` (dequantized to BF16, computed in FP32), `int3` (the routed experts rounded to 3
+bits) and `corrupt` (one expert's down projection negated). Each damaged copy is compared with
+`fp8` question by question with McNemar's exact test.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from typing import Any
 
 import latent_decode
 import torch
+import transformers
 from questions import KIND_FILES, parse, read_rows, row_answer, row_prompt
 from store_fp8 import from_blocks, to_blocks, write_dequantized
 from torch import Tensor
@@ -28,7 +29,7 @@ CORRUPT_LAYER, CORRUPT_EXPERT = 1, 0
 
 
 def load(checkpoint: Path, device: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
-    """(model, tokenizer) of an FP8 checkpoint: weights dequantized to BF16, then held in `dtype`."""
+    """(model, tokenizer) of an FP8 checkpoint: dequantized to BF16, then held in `dtype`."""
     with tempfile.TemporaryDirectory() as folder:
         write_dequantized(checkpoint, Path(folder))
         model = DeepseekV3ForCausalLM.from_pretrained(folder, dtype=dtype)
@@ -53,13 +54,15 @@ def complete(model: Any, tokenizer: Any, prompts: list[str], batch: int) -> list
             [texts[i] for i in part], return_tensors="pt", padding=True, add_special_tokens=False
         ).to(model.device)
         output = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
-        new = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        new = tokenizer.batch_decode(
+            output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+        )
         done.update(zip(part, new, strict=True))
     return [done[i] for i in range(len(texts))]
 
 
 def round_to_3_bits(weight: Tensor) -> Tensor:
-    """Round to nearest on the 7 levels -3..3 times one scale per 128x128 block. [out, in] -> same."""
+    """[out, in] -> same, rounded to nearest on 7 levels: -3..3 times a scale per 128x128 block."""
     blocks = to_blocks(weight)
     scale = blocks.abs().amax(dim=(1, 3), keepdim=True) / 3
     return from_blocks((blocks / scale).round() * scale, weight.shape)
@@ -81,20 +84,24 @@ def corrupt_expert(model: Any, layer: int = CORRUPT_LAYER, expert: int = CORRUPT
 
 
 def mcnemar(first: list[bool], second: list[bool]) -> float:
-    """Two-sided exact p-value that two paired lists of outcomes come from equal accuracy (McNemar 1947)."""
+    """Two-sided exact p-value for equal accuracy of two paired lists of outcomes (McNemar 1947)."""
     lost = sum(a and not b for a, b in zip(first, second, strict=True))
     won = sum(b and not a for a, b in zip(first, second, strict=True))
     n, k = lost + won, min(lost, won)
     return min(1.0, 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n) if n else 1.0
 
 
-def outcomes(model: Any, tokenizer: Any, folder: Path, limit: int, batch: int) -> dict[str, list[bool]]:
+def outcomes(
+    model: Any, tokenizer: Any, folder: Path, limit: int, batch: int
+) -> dict[str, list[bool]]:
     """Right or wrong for each question, by kind."""
     result = {}
     for kind in KIND_FILES:
         rows = read_rows(folder / f"{kind}.jsonl")[:limit]
         answers = complete(model, tokenizer, [row_prompt(kind, r) for r in rows], batch)
-        result[kind] = [parse(kind, a) == row_answer(kind, r) for a, r in zip(answers, rows, strict=True)]
+        result[kind] = [
+            parse(kind, a) == row_answer(kind, r) for a, r in zip(answers, rows, strict=True)
+        ]
     return result
 
 
@@ -111,9 +118,13 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=None, help="questions of each kind")
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--variants", nargs="+", default=["fp8", "int3", "corrupt"])
-    parser.add_argument("--corrupt", default=f"{CORRUPT_LAYER}.{CORRUPT_EXPERT}", help="LAYER.EXPERT")
+    parser.add_argument(
+        "--corrupt", default=f"{CORRUPT_LAYER}.{CORRUPT_EXPERT}", help="LAYER.EXPERT"
+    )
     parser.add_argument("--json", type=Path, help="write every outcome there")
     options = parser.parse_args()
+    transformers.logging.set_verbosity_error()  # the MTP layer is no part of the plain model
+    transformers.logging.disable_progress_bar()
     latent_decode.install()
     damage = {"fp8": [], "int3": [int3_experts]}
     layer, expert = map(int, options.corrupt.split("."))

@@ -1,8 +1,9 @@
-"""Decode with MLA's latent cache: attend to the 512 latents themselves, not to keys expanded from them.
+"""Decode with MLA's latent cache: attend to the 512 latents, not to keys expanded from them.
 
-transformers expands every cached latent with kv_b_proj at every step. For one new token it is much less
-work to bring the query into the latent space instead and the result out of it (DeepSeek-V2 paper,
-section 2.1.2: W_UK is absorbed into W_UQ and W_UV into W_O). The result differs by rounding alone.
+transformers expands every cached latent with kv_b_proj at every step. For one new token it is much
+less work to bring the query into the latent space instead and the result out of it (DeepSeek-V2
+paper, section 2.1.2: W_UK is absorbed into W_UQ and W_UV into W_O). The result differs by rounding
+alone.
 """
 
 from typing import Any
@@ -15,7 +16,11 @@ _expanded = deepseek.DeepseekV3Attention.forward
 
 
 def forward(
-    self: Any, hidden_states: Tensor, position_embeddings: Any, attention_mask: Tensor | None, **rest: Any
+    self: Any,
+    hidden_states: Tensor,
+    position_embeddings: Any,
+    attention_mask: Tensor | None,
+    **rest: Any,
 ) -> tuple[Tensor, None]:
     """`DeepseekV3Attention.forward`; takes over when there is one new token and a cache."""
     cache, batch = rest.get("past_key_values"), len(hidden_states)
@@ -31,14 +36,20 @@ def forward(
 
     per_head = self.kv_b_proj.weight.view(self.num_heads, -1, self.kv_lora_rank)
     w_key, w_value = per_head.split([self.qk_nope_head_dim, self.v_head_dim], dim=1)
-    q_latent = torch.einsum("bhqd,hdr->bhqr", q_nope, w_key)
-    scores = (q_latent @ latent.mT + q_rope @ k_rope.mT) * self.scaling
+    # [batch, heads, ...] against [batch, T, ...]: the heads share the latents, so none is copied.
+    latent, k_rope = latent[:, 0], k_rope[:, 0]
+    q_latent = torch.einsum("bhd,hdr->bhr", q_nope[:, :, 0], w_key)
+    scores = (q_latent @ latent.mT + q_rope[:, :, 0] @ k_rope.mT) * self.scaling
     if attention_mask is not None:
-        blocked = ~attention_mask if attention_mask.dtype == torch.bool else attention_mask < 0
+        blocked = (
+            attention_mask[:, 0] < 0
+            if attention_mask.is_floating_point()
+            else ~attention_mask[:, 0]
+        )
         scores = scores.masked_fill(blocked, float("-inf"))
     share = scores.softmax(-1, dtype=torch.float32).to(scores.dtype)
-    heads = torch.einsum("bhqr,hdr->bqhd", share @ latent, w_value)
-    return self.o_proj(heads.flatten(2)), None
+    heads = torch.einsum("bhr,hdr->bhd", share @ latent, w_value)
+    return self.o_proj(heads.flatten(1)[:, None]), None
 
 
 def install() -> None:

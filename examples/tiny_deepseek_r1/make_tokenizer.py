@@ -1,8 +1,8 @@
 """The tokenizer: one token per byte, DeepSeek's special tokens and chat layout.
 
 DeepSeek's tokenizer is a byte-level BPE; this one is the same without merges, so every text of any
-language makes the round trip, and an ASCII character is one token. Token ids: 0..6 special, 7 unused,
-8 + b for byte b.
+language makes the round trip, and an ASCII character is one token. Token ids: 0..6 special, 7
+unused, 8 + b for byte b.
 """
 
 import json
@@ -15,7 +15,8 @@ SPECIALS = [BOS, EOS, PAD, USER, ASSISTANT, THINK, END_THINK]
 FIRST_BYTE = 8
 
 CHAT_TEMPLATE = (
-    "{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}"
+    "{% if not add_generation_prompt is defined %}"
+    "{% set add_generation_prompt = false %}{% endif %}"
     "{{ bos_token }}"
     "{%- for message in messages %}"
     "{%- if message['role'] == 'system' %}{{ message['content'] }}"
@@ -50,7 +51,9 @@ def write_tokenizer(folder: Path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     # As in DeepSeek-R1, the think tags are ordinary added tokens: decoding keeps them.
-    tokenizer.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in SPECIALS[:5]])
+    tokenizer.add_special_tokens(
+        [AddedToken(t, normalized=False, special=True) for t in SPECIALS[:5]]
+    )
     tokenizer.add_tokens([AddedToken(t, normalized=False, special=False) for t in SPECIALS[5:]])
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, 0)]

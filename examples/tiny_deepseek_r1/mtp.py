@@ -1,7 +1,7 @@
 """DeepSeek-V3's multi-token prediction layer (DeepSeek-V3 technical report, section 2.2).
 
-From the main model's hidden state at position i and the embedding of token i+1 it predicts token i+2.
-Parameter names are those of `model.layers.<num_hidden_layers>` in DeepSeek's checkpoints; the
+From the main model's hidden state at position i and the embedding of token i+1 it predicts token
+i+2. Parameter names are those of `model.layers.<num_hidden_layers>` in DeepSeek's checkpoints; the
 embedding and the head are the main model's, stored a second time.
 """
 
@@ -12,7 +12,7 @@ from transformers.models.deepseek_v3 import modeling_deepseek_v3 as deepseek
 
 
 class MtpLayer(deepseek.DeepseekV3DecoderLayer):
-    """One decoder layer with DeepSeek's `enorm`, `hnorm`, `eh_proj` and `shared_head.norm` around it."""
+    """A decoder layer with DeepSeek's `enorm`, `hnorm`, `eh_proj`, `shared_head.norm` around it."""
 
     def __init__(self, config: deepseek.DeepseekV3Config) -> None:
         super().__init__(config, config.num_hidden_layers)
@@ -24,15 +24,17 @@ class MtpLayer(deepseek.DeepseekV3DecoderLayer):
         self.shared_head = nn.ModuleDict({"norm": deepseek.DeepseekV3RMSNorm(size, eps)})
 
     def initialize(self) -> None:
-        """Draw the weights as the main model's are drawn; norms keep their ones, the bias its zeros."""
+        """Draw the weights as the main model's are; norms keep their ones, the bias its zeros."""
         for name, parameter in self.named_parameters():
             if "norm" not in name:
                 nn.init.normal_(parameter, std=self.config.initializer_range)
 
-    def predict(self, main: deepseek.DeepseekV3ForCausalLM, hidden: Tensor, tokens: Tensor) -> Tensor:
-        """hidden [batch, T, size] after the main model's last norm, tokens [batch, T] -> logits [batch, T-1, vocab].
+    def predict(
+        self, main: deepseek.DeepseekV3ForCausalLM, hidden: Tensor, tokens: Tensor
+    ) -> Tensor:
+        """Logits [batch, T-1, vocab]; those at index i are for token i+2.
 
-        The logits at index i are for token i+2.
+        hidden [batch, T, size] is what leaves the main model's last norm; tokens [batch, T].
         """
         embedded = main.model.embed_tokens(tokens[:, 1:])
         joined = torch.cat([self.enorm(embedded), self.hnorm(hidden[:, :-1])], dim=-1)
@@ -50,10 +52,8 @@ class MtpLayer(deepseek.DeepseekV3DecoderLayer):
         return main.lm_head(self.shared_head["norm"](states))
 
 
-def checkpoint_weights(
-    main: deepseek.DeepseekV3ForCausalLM, mtp: MtpLayer
-) -> dict[str, Tensor]:
-    """State dict of both, the MTP layer as layer `num_hidden_layers` with its copies of embedding and head."""
+def checkpoint_weights(main: deepseek.DeepseekV3ForCausalLM, mtp: MtpLayer) -> dict[str, Tensor]:
+    """State dict of both; the MTP layer, with copies of embedding and head, comes last."""
     weights = dict(main.state_dict())
     prefix = f"model.layers.{main.config.num_hidden_layers}."
     weights |= {prefix + name: t for name, t in mtp.state_dict().items()}

@@ -1,8 +1,8 @@
 """DeepSeek-V3's FP8 storage: E4M3 weights in blocks of 128x128 with F32 `weight_scale_inv`.
 
 The layout is that of deepseek-ai/DeepSeek-V3 README_WEIGHTS.md: a block's weight is its FP8 value
-times `weight_scale_inv` of that block; ragged blocks are padded with zeros to find the scale, and the
-padding is dropped.
+times `weight_scale_inv` of that block; ragged blocks are padded with zeros to find the scale, and
+the padding is dropped.
 """
 
 import json
@@ -44,7 +44,7 @@ def from_blocks(blocks: Tensor, shape: torch.Size) -> Tensor:
 
 
 def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """[out, in] of any float dtype -> (F8_E4M3 [out, in], F32 scale_inv [ceil(out/128), ceil(in/128)])."""
+    """[out, in], any float dtype -> (F8_E4M3 [out, in], F32 [ceil(out/128), ceil(in/128)])."""
     blocks = to_blocks(weight.float())
     largest = blocks.abs().amax(dim=(1, 3))
     scale = torch.where(largest > 0, largest / FP8_MAX, torch.ones_like(largest))
@@ -59,7 +59,7 @@ def dequantize(weight: Tensor, scale: Tensor, dtype: torch.dtype = torch.bfloat1
 
 
 def deepseek_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A transformers state dict -> DeepSeek's names: one gate, up and down projection per expert."""
+    """A transformers state dict -> DeepSeek's names, with each expert's gate, up and down apart."""
     renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if name.endswith(".experts.gate_up_proj"):
@@ -82,7 +82,7 @@ def natural(name: str) -> list[str | int]:
 
 
 def quantized_tensors(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under DeepSeek's names, any float dtype -> the tensors of the FP8 checkpoint, in order."""
+    """Weights under DeepSeek's names, any float dtype -> the FP8 checkpoint's tensors, in order."""
     stored: dict[str, Tensor] = {}
     for name in sorted(weights, key=natural):
         tensor = weights[name].detach().cpu()
@@ -96,7 +96,7 @@ def quantized_tensors(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def assign_shards(tensors: dict[str, Tensor]) -> dict[str, int]:
-    """Tensor name -> shard 0..SHARDS-1, filled in order to equal size; weight and scale together, but one."""
+    """Tensor name -> shard 0..SHARDS-1, equal in size; weight and scale together, but one."""
     total = sum(t.nbytes for t in tensors.values())
     shard_of: dict[str, int] = {}
     done = 0
@@ -147,16 +147,20 @@ def read_weights(folder: Path, dtype: torch.dtype = torch.bfloat16) -> dict[str,
         with safe_open(folder / file, framework="pt") as shard:
             stored |= {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118
     return {
-        name: dequantize(t, stored[name + "_scale_inv"], dtype) if name + "_scale_inv" in stored else t
+        name: dequantize(t, stored[name + "_scale_inv"], dtype)
+        if name + "_scale_inv" in stored
+        else t
         for name, t in stored.items()
         if not name.endswith("_scale_inv")
     }
 
 
 def write_dequantized(source: Path, target: Path) -> None:
-    """Write the BF16 copy of an FP8 checkpoint as one shard; the plain reference for any converter."""
+    """Write the BF16 copy of an FP8 checkpoint as one shard: a plain reference for converters."""
     target.mkdir(parents=True, exist_ok=True)
     save_file(read_weights(source), target / "model.safetensors", metadata={"format": "pt"})
-    write_json(target / "config.json", {k: v for k, v in CONFIG.items() if k != "quantization_config"})
+    write_json(
+        target / "config.json", {k: v for k, v in CONFIG.items() if k != "quantization_config"}
+    )
     for name in ("generation_config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copy(source / name, target / name)

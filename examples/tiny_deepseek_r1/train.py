@@ -2,10 +2,10 @@
 
     python train.py --steps 6000 --out checkpoint --log training.jsonl
 
-Loss on the answer only (working, closing tag, final line, end); BF16 autocast over FP32 weights. The
-experts' load is balanced as DeepSeek-V3 does it, without an auxiliary loss: after each step the routing
-bias of an overloaded expert goes down a little and that of an idle one up (technical report, 2.1.2).
-The MTP layer is trained along with the main model (2.2).
+Loss on the answer only (working, closing tag, final line, end); BF16 autocast over FP32 weights.
+The experts' load is balanced as DeepSeek-V3 does it, without an auxiliary loss: after each step
+the routing bias of an overloaded expert goes down a little and that of an idle one up (technical
+report, 2.1.2). The MTP layer is trained along with the main model (2.2).
 """
 
 import argparse
@@ -34,17 +34,22 @@ IGNORED = -100
 
 
 def encode(question: Question) -> tuple[list[int], int]:
-    """(token ids of prompt and completion as the chat template lays them out, length of the prompt)."""
+    """(token ids of prompt and completion in the chat template's layout, length of the prompt)."""
     prompt = [BOS, USER, *text_ids(question.prompt), ASSISTANT, THINK, *text_ids("\n")]
-    working = [*text_ids(question.working + "\n"), END_THINK, *text_ids("\n\n" + question.final), EOS]
+    working = [
+        *text_ids(question.working + "\n"),
+        END_THINK,
+        *text_ids("\n\n" + question.final),
+        EOS,
+    ]
     return prompt + working, len(prompt)
 
 
 class Batches(IterableDataset[tuple[Tensor, Tensor, Tensor]]):
     """Endless (tokens, labels, group) batches; group = 4 * kind + level - 1 of each row.
 
-    Shapes [batch, T], [batch, T], [batch]; T is the longest row rounded up to 16. Labels are the tokens
-    themselves where they count, -100 elsewhere.
+    Shapes [batch, T], [batch, T], [batch]; T is the longest row rounded up to 16. Labels are the
+    tokens themselves where they count, -100 elsewhere.
     """
 
     def __init__(self, seed: int, batch: int) -> None:
@@ -88,7 +93,7 @@ def bf16_experts(self: nn.Module, hidden: Tensor, chosen: Tensor, weights: Tenso
 
 
 class RoutingBalance:
-    """Counts how many tokens each expert gets and nudges `e_score_correction_bias` towards equal load."""
+    """Counts the tokens of each expert and nudges `e_score_correction_bias` towards equal load."""
 
     def __init__(self, *modules: nn.Module) -> None:
         self.routers = [m for module in modules for m in module.modules() if is_router(m)]
@@ -97,12 +102,16 @@ class RoutingBalance:
         for router in self.routers:
             router.register_forward_hook(self.count)
 
-    def count(self, router: nn.Module, _inputs: object, output: tuple[Tensor, Tensor, Tensor]) -> None:
+    def count(
+        self, router: nn.Module, _inputs: object, output: tuple[Tensor, Tensor, Tensor]
+    ) -> None:
         chosen = output[2]
         # The MTP layer sees one position less than the main model.
         real = self.real[:, : len(chosen) // len(self.real)].flatten().float()
         load = torch.zeros(router.num_experts, device=chosen.device)
-        self.load[router] = load.index_add(0, chosen.flatten(), real.repeat_interleave(chosen.shape[1]))
+        self.load[router] = load.index_add(
+            0, chosen.flatten(), real.repeat_interleave(chosen.shape[1])
+        )
 
     @torch.no_grad()
     def nudge(self, rate: float) -> None:
@@ -157,11 +166,21 @@ def compile_parts(main: DeepseekV3ForCausalLM, mtp: MtpLayer) -> None:
             part.compile(dynamic=True)
 
 
+def note(log: Path, figures: dict[str, object]) -> None:
+    """Print one line of figures and add it to the log."""
+    line = json.dumps(figures)
+    print(line, flush=True)
+    with log.open("a") as file:
+        file.write(line + "\n")
+
+
 def exactness(right: Tensor, group: Tensor) -> dict[str, list[float]]:
     """Share of wholly right rows by kind and level, in percent."""
     count = torch.bincount(group, minlength=12).clamp(min=1)
     share = 100 * torch.bincount(group, weights=right.float(), minlength=12) / count
-    return {k: [round(v, 1) for v in share[4 * i : 4 * i + 4].tolist()] for i, k in enumerate(KINDS)}
+    return {
+        k: [round(v, 1) for v in share[4 * i : 4 * i + 4].tolist()] for i, k in enumerate(KINDS)
+    }
 
 
 def train(options: argparse.Namespace) -> dict[str, Tensor]:
@@ -179,7 +198,10 @@ def train(options: argparse.Namespace) -> dict[str, Tensor]:
         compile_parts(main, mtp)
     balance = RoutingBalance(main, mtp)
     optimizer = torch.optim.AdamW(
-        parameter_groups([main, mtp], options.decay), lr=0.0, betas=(0.9, 0.95), fused=device == "cuda"
+        parameter_groups([main, mtp], options.decay),
+        lr=0.0,
+        betas=(0.9, 0.95),
+        fused=device == "cuda",
     )
     data = DataLoader(
         Batches(options.seed, options.batch),
@@ -188,7 +210,7 @@ def train(options: argparse.Namespace) -> dict[str, Tensor]:
         pin_memory=device == "cuda",
         prefetch_factor=8 if options.workers else None,
     )
-    start, seen, log = time.time(), [], Path(options.log).open("w")
+    start, seen = time.time(), []
     for step, batch in enumerate(itertools.islice(data, options.steps)):
         tokens, labels, group = (t.to(device, non_blocking=True) for t in batch)
         for parameters in optimizer.param_groups:
@@ -205,7 +227,8 @@ def train(options: argparse.Namespace) -> dict[str, Tensor]:
         seen.append((right, group))
         if (step + 1) % options.every == 0 or step + 1 == options.steps:
             rights, groups = (torch.cat(part) for part in zip(*seen, strict=True))
-            line = {
+            seen.clear()
+            figures = {
                 "step": step + 1,
                 "seconds": round(time.time() - start, 1),
                 "loss": round(loss.item(), 5),
@@ -214,12 +237,9 @@ def train(options: argparse.Namespace) -> dict[str, Tensor]:
                 "worst_load": round(balance.worst(), 2),
                 "exact": exactness(rights, groups),
             }
-            print(json.dumps(line), file=log, flush=True)
-            print(json.dumps(line), flush=True)
-            seen.clear()
+            note(Path(options.log), figures)
         if (step + 1) % options.save_every == 0:
             write_checkpoint(Path(options.out), deepseek_names(checkpoint_weights(main, mtp)))
-    log.close()
     return deepseek_names(checkpoint_weights(main, mtp))
 
 
@@ -237,6 +257,7 @@ def main() -> None:
     parser.add_argument("--out", default="checkpoint")
     parser.add_argument("--log", default="training.jsonl")
     options = parser.parse_args()
+    Path(options.log).unlink(missing_ok=True)
     write_checkpoint(Path(options.out), train(options))
 
 
