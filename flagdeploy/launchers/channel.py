@@ -13,11 +13,14 @@ class ChannelStream:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
+        self._readers = 0
+        self._given_up = False
 
     def sendall(self, data: bytes) -> None:
         self._channel.sendall(data)
 
     def makefile(self, mode: str, buffering: int = -1) -> BinaryIO:
+        self._readers += 1
         return io.BufferedReader(_Reader(self))
 
     def recv_into(self, buffer: memoryview) -> int:
@@ -35,7 +38,15 @@ class ChannelStream:
         self._channel.close()
 
     def close(self) -> None:
-        self._channel.close()
+        """As a socket does: what `makefile` gave can be read to its end first."""
+        self._given_up = True
+        if self._readers == 0:
+            self._channel.close()
+
+    def reader_closed(self) -> None:
+        self._readers -= 1
+        if self._given_up:
+            self.close()
 
     @property
     def closed(self) -> bool:
@@ -53,6 +64,11 @@ class _Reader(io.RawIOBase):
 
     def readable(self) -> bool:
         return True
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            self.sock.reader_closed()
 
     def readinto(self, buffer: Any) -> int:
         return self.sock.recv_into(memoryview(buffer))

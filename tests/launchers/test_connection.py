@@ -1,5 +1,6 @@
 """SSH to real hosts: what works, and what every failure says."""
 
+import socket
 import subprocess
 import threading
 import time
@@ -100,6 +101,32 @@ def test_ports_of_the_host_are_reached_through_it(fleet: Fleet, connect: Connect
     stream = connect(fleet[0]).open_tcp(fleet[1].address, fleet[1].port, timeout=5)
     assert stream.makefile("rb").read(4) == b"SSH-"
     stream.close()
+
+
+def test_an_answer_is_read_to_its_end_after_the_stream_was_closed(
+    fleet: Fleet, connect: Connect
+) -> None:
+    """What `http.client` does when the server says ``Connection: close``."""
+    server = socket.create_server((fleet.network.controller_address, 0))
+
+    def answer() -> None:
+        client, _ = server.accept()
+        with client:
+            for piece in (b"head", b"body"):
+                client.sendall(piece)
+                time.sleep(0.3)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    stream = connect(fleet[0]).open_tcp(*server.getsockname(), timeout=5)
+    file = stream.makefile("rb")
+    assert file.read(4) == b"head"
+    stream.close()
+    assert file.read() == b"body"
+    file.close()
+    assert stream._channel.closed
+    thread.join()
+    server.close()
 
 
 def test_without_tunnels_ports_are_reached_from_here(
@@ -270,8 +297,6 @@ def test_keys_are_fetched_and_recorded(fleet: Fleet, connect: Connect, tmp_path:
 
 
 def test_nagle_is_off(fleet: Fleet, connect: Connect) -> None:
-    import socket
-
     transport = connect(fleet[0]).transport
     assert isinstance(transport, paramiko.Transport)
     assert transport.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
