@@ -32,7 +32,8 @@ def baseline_side(given: Side | str | None, candidate: Side, root: Path) -> Side
     assert given is not None, "check_baseline comes first"
     if given.startswith(("http://", "https://")):
         return endpoint_of(given, root)
-    return find(given, root, candidate.name if isinstance(candidate, Endpoint) else None)
+    name = candidate.name if isinstance(candidate, Endpoint) else ""
+    return find(given, root, name or None)
 
 
 def check_baseline(given: Side | str | None, root: Path) -> None:

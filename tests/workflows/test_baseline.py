@@ -9,10 +9,10 @@ import pytest
 
 from flagdeploy.errors import UsageError
 from flagdeploy.evals.answers import Answer
-from flagdeploy.evals.benchmarks import Item
-from flagdeploy.evals.bundle import Bundle, read_bundle, write_bundle
+from flagdeploy.evals.benchmarks import Item, load_benchmarks
+from flagdeploy.evals.bundle import Bundle, fingerprint, read_bundle, write_bundle
 from flagdeploy.evals.tables import Table, read_table
-from flagdeploy.workflows.baseline import choose, summary
+from flagdeploy.workflows.baseline import choose, questions, summary
 from flagdeploy.workflows.sides import check_baseline, deployed, endpoint_of, find, names
 
 ENDPOINT = {"model": "m", "version": None, "max_model_len": 9, "prompt_logprobs": 20}
@@ -141,3 +141,18 @@ import flagdeploy.cli.app, flagdeploy.workflows.baseline, flagdeploy.workflows.c
 import flagdeploy.cli.baseline
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_shipped_recording_is_of_the_shipped_model_and_questions() -> None:
+    root = Path(__file__).parents[2]
+    path = root / "env" / "baselines" / "tiny_deepseek_r1" / "h200.jsonl.gz"
+    example = root / "examples" / "tiny_deepseek_r1"
+    recorded = read_bundle(path)
+    assert list(recorded.items) == questions(load_benchmarks(example))
+    assert recorded.manifest["checkpoint"] == fingerprint(example / "checkpoint")
+    assert recorded.manifest["facts"]["device"] == "NVIDIA H200"
+    assert {answer.status for answer in recorded.answers} == {"ok"}
+    assert 0.6 < sum(answer.score or 0.0 for answer in recorded.answers) / 1000 < 0.95
+    assert len(recorded.passages) == 64
+    assert recorded.noise_floor["discordant"] == 0.0
+    assert path.stat().st_size < 3_000_000

@@ -132,6 +132,13 @@ def test_the_same_model_passes(workspace: Path) -> None:
     assert result.flip_count == 0
 
 
+def test_an_endpoint_without_a_name_finds_the_only_bundle_of_that_name(workspace: Path) -> None:
+    with serving(model(0.2)) as stub:
+        result = compare(stub.url, "gpu", workspace=workspace, limit=5)
+    assert result.baseline["name"] == "gpu"
+    assert result.candidate["name"] == stub.url
+
+
 def test_a_little_numerical_noise_passes(workspace: Path) -> None:
     stub = model(0.2)
     stub.noise = 0.02
