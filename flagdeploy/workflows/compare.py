@@ -229,6 +229,7 @@ async def _live_totals(a: Table, b: Endpoint, work: _Work) -> CompareResult:
         raise UsageError(
             f"{a.name} holds published scores of {', '.join(a.scores)}, and none of these is in "
             f"{work.folder}/benchmark.yaml",
+            hint="a recorded baseline (env/baselines/DEPLOYMENT/) brings its own questions",
         )
     items = baselines.questions(asked, work.limit)
     async with Client(b, work.concurrency, work.patience) as client:
