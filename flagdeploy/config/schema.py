@@ -205,6 +205,7 @@ class Deployment:
     variant: str = key("", "variant: the file under serve/")
     vendor: str = key("cpu", "file name under env/vendors/")
     chip: str = key("", "chip of the vendor, for the memory check")
+    torch_device: str = key("cpu", "PyTorch's name of the vendor's devices")
     engine: str = key("pytorch", "file name under env/engines/")
     engine_version: str = key("", "version of the engine; picks the spelling of its arguments")
     launcher: Literal["ssh", "local"] = key("ssh", "containers over SSH, or a child process here")

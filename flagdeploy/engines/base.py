@@ -25,6 +25,7 @@ _NEUTRAL = {
     "variant",
     "vendor",
     "chip",
+    "torch_device",
     "engine",
     "engine_version",
     "launcher",

@@ -21,6 +21,7 @@ class Engine(base.Engine):
         argv += ["--host", bind_address(deployment, hosts)]
         argv += ["--port", str(deployment.endpoint.port)]
         argv += ["--served-model-name", self.served_name(deployment)]
+        argv += ["--device", deployment.torch_device]
         argv += self.flags(deployment)
         env = self.environment(deployment)
         if deployment.endpoint.api_key:

@@ -19,7 +19,7 @@ def test_every_argument_is_one_that_the_server_takes(pytorch):
         model=replace(TINY.model, dtype="bfloat16", trust_remote_code=True),
         limits=Limits(context_length=512, max_num_seqs=16),
         reasoning_parser="deepseek_r1",
-        engine_args={"device": "cuda:1"},
+        torch_device="cuda:1",
     )
     assert pytorch.problems(deployment, ONE) == []
     (command,) = pytorch.commands(deployment, ONE)
