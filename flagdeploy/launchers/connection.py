@@ -4,10 +4,7 @@ Commands, files, TCP and unix sockets of the host all go through it. Only the ph
 authentication is ever retried; a wrong key or an unknown host key never is.
 """
 
-import errno
-import getpass
 import logging
-import os
 import random
 import shlex
 import socket
@@ -25,6 +22,8 @@ from flagdeploy.errors import HostError
 from flagdeploy.launchers import known_hosts
 from flagdeploy.launchers.base import Result, Stream
 from flagdeploy.launchers.channel import ChannelStream, open_unix
+from flagdeploy.launchers.refusals import UnknownHostKey, explain, is_transient
+from flagdeploy.launchers.route import Route, route
 
 # paramiko logs what it also raises; without a handler Python would print it.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
@@ -43,49 +42,6 @@ class Timeouts:
     banner: float = 30
     auth: float = 30
     channel: float = 20
-
-
-@dataclass(frozen=True)
-class Route:
-    """Where and as whom to connect: the inventory's line joined with ``~/.ssh/config``."""
-
-    address: str
-    port: int
-    user: str
-    keys: tuple[str, ...]
-    agent: bool
-    jump: str | None
-    known_hosts: tuple[Path, ...]
-
-    def __str__(self) -> str:
-        return f"{self.user}@{self.address}:{self.port}"
-
-
-def route(host: Host) -> Route:
-    """What the inventory says wins over ``~/.ssh/config``; $FLAGDEPLOY_SSH_KEY over both."""
-    path = Path("~/.ssh/config").expanduser()
-    config = paramiko.SSHConfig.from_path(str(path)) if path.is_file() else paramiko.SSHConfig()
-    entry = config.lookup(host.address)
-    key = os.environ.get("FLAGDEPLOY_SSH_KEY")
-    keys = [key] if key else [k for k in entry.get("identityfile", []) if Path(k).is_file()]
-    files = shlex.split(entry.get("userknownhostsfile", ""))
-    return Route(
-        address=entry["hostname"],
-        port=host.port if host.port != 22 else int(entry.get("port", 22)),
-        user=host.user or entry.get("user") or getpass.getuser(),
-        keys=tuple(str(Path(k).expanduser()) for k in keys),
-        agent=not key and entry.get("identitiesonly", "no") != "yes",
-        jump=None if entry.get("proxyjump", "none") == "none" else entry["proxyjump"],
-        known_hosts=tuple(Path(file).expanduser() for file in files),
-    )
-
-
-class UnknownHostKey(paramiko.SSHException):
-    """Raised by the policy below; carries what the host showed."""
-
-    def __init__(self, key: paramiko.PKey) -> None:
-        self.shown = f"{key.get_name()} {known_hosts.fingerprint(key.asbytes())}"
-        super().__init__(f"unknown host key {self.shown}")
 
 
 class _Reject(paramiko.MissingHostKeyPolicy):
@@ -239,13 +195,9 @@ class Connection:
         for pause in (*self._retry_pauses, None):
             try:
                 return self._attempt(way)
-            except (UnknownHostKey, paramiko.BadHostKeyException) as error:
-                raise self._host_key_refused(way, error) from None
-            except paramiko.AuthenticationException as error:
-                raise self._not_let_in(way, error) from None
             except (OSError, EOFError, paramiko.SSHException) as error:
-                if pause is None or not _transient(error):
-                    raise self._unreachable(way, error) from None
+                if pause is None or not is_transient(error):
+                    raise explain(self.name, way, error, self._timeouts.connect) from None
                 time.sleep(pause * random.uniform(0.8, 1.2))
         raise AssertionError("the last attempt returns or raises")
 
@@ -303,71 +255,3 @@ class Connection:
         return HostError(
             self.name, f"{what}: {error or 'the connection was lost'}", "is the host still up?"
         )
-
-    def _host_key_refused(
-        self, way: Route, error: UnknownHostKey | paramiko.BadHostKeyException
-    ) -> HostError:
-        name = known_hosts.entry_name(way.address, way.port)
-        if isinstance(error, UnknownHostKey):
-            return HostError(
-                self.name,
-                f"its host key {error.shown} is not in any known_hosts file as {name}",
-                "flagdeploy hosts trust --hosts FILE shows the keys and records them",
-            )
-        shown, expected = (
-            known_hosts.fingerprint(k.asbytes()) for k in (error.key, error.expected_key)
-        )
-        return HostError(
-            self.name,
-            f"its host key has CHANGED: known_hosts has {expected} for {name}, the host shows "
-            f"{shown}. Somebody may be listening in, or the host was installed anew",
-            f"only if you know why it changed: ssh-keygen -R '{name}', then flagdeploy hosts trust",
-        )
-
-    def _not_let_in(self, way: Route, error: Exception) -> HostError:
-        if isinstance(error, paramiko.PasswordRequiredException):
-            keys = ", ".join(way.keys) or "the private key"
-            return HostError(self.name, f"{keys} needs a passphrase", "ssh-add loads it once")
-        tried = ", ".join(way.keys) or "ssh-agent and ~/.ssh/id_*"
-        return HostError(
-            self.name,
-            f"{way} does not let in the key tried ({tried}): {error}",
-            f"add the public key to ~{way.user}/.ssh/authorized_keys on the host, or name another "
-            "with FLAGDEPLOY_SSH_KEY or IdentityFile in ~/.ssh/config",
-        )
-
-    def _unreachable(self, way: Route, error: Exception) -> HostError:
-        if isinstance(error, HostError):
-            return error
-        place = f"{way.address}:{way.port}"
-        if isinstance(error, socket.gaierror):
-            return HostError(
-                self.name, f"the name {way.address} is unknown", "check the hostfile and DNS"
-            )
-        if isinstance(error, FileNotFoundError):
-            return HostError(self.name, f"{error.filename}: no such key file", None)
-        if isinstance(error, ConnectionRefusedError):
-            return HostError(
-                self.name, f"{place} refuses connections", "is sshd running there, on this port?"
-            )
-        if isinstance(error, TimeoutError):
-            seconds = f"{self._timeouts.connect:g} s"
-            return HostError(
-                self.name, f"{place} did not answer within {seconds}", "is the host up?"
-            )
-        if "No authentication methods" in str(error):
-            return self._not_let_in(way, error)
-        return HostError(self.name, f"no SSH connection to {place}: {error}", "is the host up?")
-
-
-def _transient(error: Exception) -> bool:
-    """Worth another attempt: a connection refused or dropped, not one waited for long enough."""
-    if isinstance(error, socket.gaierror):
-        return error.errno == socket.EAI_AGAIN
-    permanent = (
-        *(FileNotFoundError, PermissionError, TimeoutError),
-        paramiko.ssh_exception.IncompatiblePeer,
-    )
-    unreachable = getattr(error, "errno", None) in (errno.EHOSTUNREACH, errno.ENETUNREACH)
-    no_key = "No authentication methods" in str(error)
-    return not (isinstance(error, permanent) or unreachable or no_key)

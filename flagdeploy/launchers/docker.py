@@ -5,8 +5,8 @@ ours when they carry our labels; no other is ever stopped or removed.
 """
 
 import contextlib
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any
 
 import docker
 import docker.errors
@@ -23,13 +23,11 @@ from flagdeploy.config.launch import (
 )
 from flagdeploy.errors import HostError
 from flagdeploy.launchers import container
-from flagdeploy.launchers.base import Stream, sign_of_life
-from flagdeploy.launchers.channel import ChannelStream
+from flagdeploy.launchers.base import sign_of_life
+from flagdeploy.launchers.dialling import Adapter, Dial
 from flagdeploy.records.events import Event, Report
 
-Dial = Callable[[], Stream]
-
-# The SDK wants an address; the adapter below replaces the way there.
+# The SDK wants an address; the adapter replaces the way there.
 _ADDRESS = "tcp://docker.invalid:2375"
 REQUEST_TIMEOUT_S = 60
 DEFAULT_STOP_TIMEOUT_S = 30
@@ -201,7 +199,7 @@ class Engine:
         client = docker.APIClient(_ADDRESS, version=version or "1.41", timeout=REQUEST_TIMEOUT_S)
         # The way leads through SSH: no proxy of this machine has a part in it.
         client.trust_env = False
-        client.mount("http://", _Adapter(self._dial))
+        client.mount("http://", Adapter(self._dial))
         return client
 
     @contextlib.contextmanager
@@ -227,48 +225,6 @@ class Engine:
             text = "the connection to the Docker engine was lost"
         hint = next((hint for part, hint in HINTS.items() if part in text.lower()), None)
         return HostError(self.host, f"{what}: {text}", hint)
-
-
-class _Adapter(requests.adapters.HTTPAdapter):
-    """Makes `requests` open its connections with `dial`."""
-
-    def __init__(self, dial: Dial) -> None:
-        super().__init__()
-        self._pool = _Pool(dial)
-
-    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
-        return self._pool
-
-    def close(self) -> None:
-        self._pool.close()
-        super().close()
-
-
-class _Pool(urllib3.HTTPConnectionPool):
-    def __init__(self, dial: Dial) -> None:
-        super().__init__("docker", maxsize=4)
-        self._dial = dial
-
-    def _new_conn(self) -> "_HTTP":
-        return _HTTP(self._dial)
-
-
-class _HTTP(urllib3.connection.HTTPConnection):
-    def __init__(self, dial: Dial) -> None:
-        super().__init__("docker")
-        self._dial = dial
-
-    def connect(self) -> None:
-        stream = self._dial()
-        stream.settimeout(self.timeout)
-        self.sock = cast(Any, stream)
-
-    @property
-    def is_connected(self) -> bool:
-        sock: Any = self.sock
-        if isinstance(sock, ChannelStream):
-            return not sock.closed
-        return super().is_connected
 
 
 def _running(host: str, found: Mapping[str, Any]) -> Running:

@@ -93,7 +93,7 @@ def trust(hosts: Sequence[Host], known_hosts_file: Path, confirm: Callable[[str]
     from a recorded one is refused with HostError: trust never overwrites.
     """
     from flagdeploy.launchers import known_hosts
-    from flagdeploy.launchers.connection import route
+    from flagdeploy.launchers.route import route
 
     path = known_hosts.override() or known_hosts_file
     routes = {str(host): (host, route(host)) for host in hosts}

