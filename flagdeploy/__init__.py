@@ -1,8 +1,7 @@
 """flagdeploy: one YAML, any accelerator, provably the same model.
 
-The verbs of the command line are functions of this package, loaded on first use so that
-``import flagdeploy`` stays cheap: ``flagdeploy.serve``, ``flagdeploy.plan``, ``flagdeploy.dequant``,
-``flagdeploy.compare``, ``flagdeploy.pull``, ``flagdeploy.status``, ``flagdeploy.stop``.
+The verbs of the command line are functions of this package (``flagdeploy.serve(...)``, ``plan``,
+``dequant``, ``compare``, ...), loaded on first use so that ``import flagdeploy`` stays cheap.
 """
 
 from importlib import import_module
@@ -14,6 +13,7 @@ _VERBS = {
     "serve": "serve",
     "plan": "plan",
     "status": "status",
+    "logs": "logs",
     "stop": "stop",
     "pull": "pull",
     "dequant": "dequant",

@@ -12,7 +12,6 @@
     └── EvalError              1   answers could not be collected or graded
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -81,6 +80,8 @@ class EvalError(FlagdeployError):
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """A hint for an unknown name: the nearest known one, or all of them."""
+    import difflib  # wanted by errors only
+
     close = difflib.get_close_matches(name, known, 1)
     if close:
         return f"did you mean `{close[0]}`?"

@@ -3,7 +3,6 @@
 Colour and progress bars appear only on a terminal; `rich` is loaded only then.
 """
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Any
 
 from flagdeploy.errors import FlagdeployError
 from flagdeploy.records.events import Event, Report
+from flagdeploy.records.sizes import readable
 
 
 class Output:
@@ -22,7 +22,11 @@ class Output:
 
     def result(self, text: str, data: Any = None) -> None:
         """The answer of a command: `text` for people, `data` under --json."""
-        print(json.dumps(data, indent=2, ensure_ascii=False) if self.json else text, flush=True)
+        if self.json:
+            import json
+
+            text = json.dumps(data, indent=2, ensure_ascii=False)
+        print(text, flush=True)
 
     def note(self, text: str) -> None:
         if not self.quiet:
@@ -69,17 +73,8 @@ class _Lines:
 def amount(event: Event) -> str:
     """`done` of `total` in the event's unit, bytes in decimal units."""
     if event.unit == "B":
-        return f"{size(event.done or 0)} of {size(event.total or 0)}"
+        return f"{readable(event.done or 0)} of {readable(event.total or 0)}"
     return f"{event.done} of {event.total} {event.unit}".rstrip()
-
-
-def size(count: float) -> str:
-    """Bytes in decimal units, e.g. ``688.6 GB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} TB"
 
 
 @contextmanager

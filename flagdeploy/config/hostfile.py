@@ -10,7 +10,6 @@
 Names are restricted to what cannot be taken for an option or for shell text: they reach SSH.
 """
 
-import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,6 +135,8 @@ def _host_name(word: str) -> str:
 
 def _ip_address(word: str) -> str | None:
     """`word` if it is an address; a zone (``%eth0``) is refused, it may hold any text."""
+    import ipaddress  # most inventories hold names, or addresses that look like one
+
     try:
         return None if "%" in word else str(ipaddress.ip_address(word))
     except ValueError:

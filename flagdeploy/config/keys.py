@@ -1,6 +1,5 @@
 """The keys a configuration may have, read off the schema, and suggestions for those it may not."""
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
@@ -79,6 +78,8 @@ def find(path: KeyPath) -> Key | None:
 
 def suggestion(path: KeyPath) -> str | None:
     """The key that was probably meant."""
+    import difflib  # wanted by errors only
+
     known = _KNOWN_AS.get(path[-1].replace("-", "_"))
     if known:
         return known

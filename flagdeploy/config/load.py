@@ -6,9 +6,12 @@ merged as plain data; OmegaConf then types, interpolates and validates the resul
 """
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from flagdeploy.config import hostfile, keys, layers, references, workspace
@@ -175,21 +178,34 @@ def _environment_problem(path: KeyPath, value: Any) -> str | None:
 
 def _typed(merged: Merged) -> tuple[Deployment | None, list[Problem]]:
     """The data as a Deployment; each type error is noted, its leaf dropped, and the rest tried."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
+    omegaconf = _omegaconf()
+    OmegaConf = omegaconf.OmegaConf
     OmegaConf.clear_resolver("oc.env")  # would copy any variable into the plan
     problems: list[Problem] = []
     data = merged.data
     while True:
         try:
-            typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Deployment), data))
-            return (None if problems else typed), problems  # type: ignore[return-value]
-        except OmegaConfBaseException as error:
+            typed = OmegaConf.to_object(
+                OmegaConf.unsafe_merge(OmegaConf.structured(Deployment), data)
+            )
+            return (None if problems else typed), problems
+        except omegaconf.errors.OmegaConfBaseException as error:
             path = _path(error.full_key)
             problems.append(Problem(merged.where(path), ".".join(path), str(error).splitlines()[0]))
             if not _drop(data, path):
                 return None, problems
+
+
+def _omegaconf() -> ModuleType:
+    """OmegaConf without attrs, which it would import (a tenth of a dry run) to support it."""
+    hide = "attr" not in sys.modules
+    if hide:
+        sys.modules["attr"] = None  # type: ignore[assignment]  # an import of it fails
+    try:
+        return import_module("omegaconf")
+    finally:
+        if hide:
+            del sys.modules["attr"]
 
 
 def _path(full_key: str | None) -> KeyPath:
