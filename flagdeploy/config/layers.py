@@ -82,15 +82,17 @@ class Merged:
 
 def from_file(path: Path, workspace: Path) -> Layer:
     """A whole file as one layer; its label is relative to the workspace."""
-    file = yaml_file.read(path)
-    return Layer(label_of(path, workspace), file.data, file.lines)
+    label = label_of(path, workspace)
+    file = yaml_file.read(path, label)
+    return Layer(label, file.data, file.lines)
 
 
 def from_section(path: Path, section: str, workspace: Path) -> Layer:
     """One top-level section of a file as a layer (`defaults:` of a vendor or an engine)."""
-    file = yaml_file.read(path)
+    label = label_of(path, workspace)
+    file = yaml_file.read(path, label)
     lines = {key[1:]: line for key, line in file.lines.items() if key[:1] == (section,)}
-    return Layer(label_of(path, workspace), file.data.get(section) or {}, lines)
+    return Layer(label, file.data.get(section) or {}, lines)
 
 
 def from_overrides(overrides: list[str]) -> Layer:

@@ -33,19 +33,20 @@ class YamlFile:
     lines: dict[KeyPath, int]
 
 
-def read(path: Path) -> YamlFile:
-    """Read a YAML file whose top level is a mapping.
+def read(path: Path, label: str = "") -> YamlFile:
+    """Read a YAML file whose top level is a mapping; messages call it `label`, else by its path.
 
     Raises ConfigError naming file and line for syntax errors, duplicate keys, tabs and values that
     YAML 1.1 would read as something else than they look like.
     """
+    shown = Path(label or path)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError([Problem(str(path), "", "no such file")]) from None
+        raise ConfigError([Problem(str(shown), "", "no such file")]) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([Problem(str(path), "", f"cannot be read: {error}")]) from None
-    return parse(text, path)
+        raise ConfigError([Problem(str(shown), "", f"cannot be read: {error}")]) from None
+    return parse(text, shown)
 
 
 def parse(text: str, path: Path) -> YamlFile:
@@ -91,8 +92,15 @@ def _syntax_error(path: Path, text: str, error: yaml.MarkedYAMLError) -> ConfigE
     line = mark.line + 1 if mark else 1
     lines = text.splitlines()
     if 0 < line <= len(lines) and "\t" in lines[line - 1]:
-        return ConfigError([Problem(f"{path}:{line}", "", "a tab; YAML is indented with spaces")])
+        what = "a tab; YAML is indented with spaces"
+        return ConfigError([Problem(f"{path}:{line}", _key_in(lines[line - 1]), what)])
     return ConfigError([Problem(f"{path}:{line}", "", f"not YAML: {error.problem}")])
+
+
+def _key_in(line: str) -> str:
+    """The key that a line which YAML cannot read seems to set."""
+    match = re.match(r"[\s-]*([\w.+-]+)\s*:", line)
+    return match[1] if match else ""
 
 
 class _Builder:

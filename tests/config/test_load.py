@@ -19,7 +19,7 @@ def test_error_text(case: dict[str, Any], workspace: Path) -> None:
         (workspace / "examples/r1/serve/fp8.yaml").write_text(case["variant"])
     with pytest.raises(ConfigError) as caught:
         load("r1", None, case.get("overrides", []), root=workspace, environ={"FLAGDEPLOY_X": "x"})
-    assert str(caught.value).replace(f"{workspace}/", "") == case["error"]
+    assert str(caught.value) == case["error"]
     assert caught.value.hint == case.get("hint")
     assert caught.value.exit_code == 2
 
