@@ -38,14 +38,16 @@ def stop(
     """Stop and remove the ranks of deployment `name` (of all: None) on every host that may have
     any, running or not.
 
-    That nothing runs is no error. Raises HostError or HostsFailed for hosts that do not answer,
-    after the others were stopped; FlagdeployError while another command works on the deployment.
+    That nothing runs is no error. Raises ConfigError for an unknown deployment before anything is
+    touched, HostError or HostsFailed for hosts that do not answer, after the others were stopped;
+    FlagdeployError while another command works on the deployment.
     """
     root = workspaces.find(workspace)
+    found = places.places(name, root, hosts)
     with ExitStack() as stack:
         if name:
             stack.enter_context(deployment_lock(workspaces.state_folder(root), name))
-        launchers = stack.enter_context(places.launchers(name, root, hosts))
+        launchers = stack.enter_context(places.open_places(found, root))
         return stop_ranks(launchers, name, report)
 
 

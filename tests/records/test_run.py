@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from flagdeploy.config.secret import Secret
-from flagdeploy.errors import FlagdeployError
+from flagdeploy.errors import FlagdeployError, UsageError
 from flagdeploy.records.events import Event
 from flagdeploy.records.files import write_private
 from flagdeploy.records.lock import deployment_lock
@@ -112,3 +112,13 @@ def test_one_at_a_time_for_each_deployment(tmp_path: Path) -> None:
         )
     with deployment_lock(tmp_path, "tiny"):
         pass
+
+
+@pytest.mark.parametrize("name", ["../victim", "/tmp/victim", "a/b", "..", ""])
+def test_a_lock_lies_in_its_folder(tmp_path: Path, name: str) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    with pytest.raises(UsageError, match="is no name of a deployment"):
+        deployment_lock(tmp_path / "runs", name).__enter__()
+    assert victim.read_text() == "precious"
+    assert list(tmp_path.iterdir()) == [victim]

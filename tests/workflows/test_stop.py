@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from flagdeploy.errors import HostError
+from flagdeploy.errors import ConfigError, HostError
 from flagdeploy.launchers.base import Launcher
 from flagdeploy.records.events import Event
-from flagdeploy.workflows.stop import stop_ranks
+from flagdeploy.workflows.stop import stop, stop_ranks
 
 from .conftest import HERE, start
 from .test_status import Unreachable, wait_until_dead
@@ -49,3 +49,15 @@ def test_a_host_that_is_down_is_named_and_the_others_are_stopped(
     with pytest.raises(HostError, match=r"^10\.9\.9\.9: 10\.9\.9\.9:22 refuses connections$"):
         stop_ranks({"10.9.9.9": lost, **launchers}, "tiny")
     assert launchers[HERE].running() == ()
+
+
+def test_an_unknown_deployment_touches_nothing(tmp_path: Path) -> None:
+    for folder in ("examples", "env"):
+        (tmp_path / folder).mkdir()
+    victim = tmp_path / "victim.txt"
+    victim.write_text("precious")
+    for name in ("nosuch", "../../victim.txt"):
+        with pytest.raises(ConfigError, match="unknown deployment"):
+            stop(name, workspace=str(tmp_path))
+    assert victim.read_text() == "precious"
+    assert not (tmp_path / "runs").exists()
