@@ -1,28 +1,41 @@
 """flagdeploy: one YAML, any accelerator, provably the same model.
 
-The verbs of the command line are functions of this package (``flagdeploy.serve(...)``, ``plan``,
-``dequant``, ``compare``, ...), loaded on first use so that ``import flagdeploy`` stays cheap.
+The verbs of the command line are functions of this package, loaded on first use so that
+``import flagdeploy`` stays cheap::
+
+    flagdeploy.pull("deepseek-ai/DeepSeek-R1", to="/models/DeepSeek-R1")
+    flagdeploy.dequant("/models/DeepSeek-R1", "bf16")
+    print(flagdeploy.plan("deepseek_r1", "sglang_mtp_h200"))
+    flagdeploy.serve("deepseek_r1", overrides=["limits.max_num_seqs=64"])
+    flagdeploy.compare("deepseek_r1", "h100").verdict
+    flagdeploy.status(), flagdeploy.logs("deepseek_r1"), flagdeploy.stop("deepseek_r1")
+
+They print nothing and raise the errors of `flagdeploy.errors`; those that take long tell a
+`report` callback what they do (`flagdeploy.records.events.Event`).
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what type checkers and editors see; at run time `__getattr__` finds them
+    from flagdeploy.workflows.compare import compare
+    from flagdeploy.workflows.dequant import dequant
+    from flagdeploy.workflows.logs import logs
+    from flagdeploy.workflows.plan import plan
+    from flagdeploy.workflows.pull import pull
+    from flagdeploy.workflows.serve import serve
+    from flagdeploy.workflows.status import status
+    from flagdeploy.workflows.stop import stop
 
 __version__ = "0.1.0"
-
-_VERBS = {
-    "serve": "serve",
-    "plan": "plan",
-    "status": "status",
-    "logs": "logs",
-    "stop": "stop",
-    "pull": "pull",
-    "dequant": "dequant",
-    "compare": "compare",
-}
-__all__ = sorted(_VERBS)
+__all__ = ["compare", "dequant", "logs", "plan", "pull", "serve", "status", "stop"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _VERBS:
+    if name not in __all__:
         raise AttributeError(f"module 'flagdeploy' has no attribute {name!r}")
-    return getattr(import_module(f"flagdeploy.workflows.{_VERBS[name]}"), name)
+    return getattr(import_module(f"flagdeploy.workflows.{name}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
