@@ -28,6 +28,14 @@ class Output:
             text = json.dumps(data, indent=2, ensure_ascii=False)
         print(text, flush=True)
 
+    def line(self, text: str, data: Any) -> None:
+        """One of many lines of an answer: `text`, or `data` on one line under --json."""
+        if self.json:
+            import json
+
+            text = json.dumps(data, ensure_ascii=False)
+        print(text, flush=True)
+
     def note(self, text: str) -> None:
         if not self.quiet:
             print(text, file=sys.stderr, flush=True)
