@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flagdeploy.cli import options
+from flagdeploy.cli import complete, options
 from flagdeploy.cli.output import out
 from flagdeploy.errors import UsageError
 
@@ -21,7 +21,11 @@ def _baseline() -> None:
 def record(
     source: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME|URL]", help="Running deployment or endpoint to record."),
+        typer.Argument(
+            metavar="[NAME|URL]",
+            help="Running deployment or endpoint to record.",
+            autocompletion=complete.deployments,
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -97,11 +101,23 @@ def _pairs(facts: list[str]) -> dict[str, str]:
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="As for `compare --baseline`.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="As for `compare --baseline`.",
+            autocompletion=complete.baselines,
+        ),
+    ],
     workspace: options.Workspace = None,
     json: options.Json = False,
 ) -> None:
-    """Print what a baseline holds: endpoint, scores, sequences and noise floor."""
+    """Print what a baseline holds: endpoint, scores, sequences and noise floor.
+
+    \b
+      flagdeploy baseline show h100                     a published table
+      flagdeploy baseline show tiny_deepseek_r1/h200    a recording
+    """
     from flagdeploy.config import workspace as workspaces
     from flagdeploy.workflows import baseline as workflow
     from flagdeploy.workflows.sides import find

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flagdeploy.cli import options
+from flagdeploy.cli import complete, options
 from flagdeploy.cli.output import out
 
 
@@ -17,6 +17,7 @@ def compare(
             metavar="[NAME|URL|BUNDLE]",
             help="A running deployment, an endpoint, a recorded bundle or a published table. "
             "Default: the deployment that runs.",
+            autocompletion=complete.deployments,
         ),
     ] = None,
     baseline: Annotated[
@@ -24,6 +25,7 @@ def compare(
         typer.Option(
             metavar="NAME|URL|BUNDLE",
             help="A file of env/baselines/ by its name, a path, or an endpoint to record first.",
+            autocompletion=complete.baselines,
         ),
     ] = None,
     suite: Annotated[str, typer.Option(help="How much is asked: quick.")] = "quick",

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from flagdeploy.cli import options
+from flagdeploy.cli import complete, options
 from flagdeploy.cli.output import out
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -25,7 +25,13 @@ def show(
     workspace: options.Workspace = None,
     json: options.Json = False,
 ) -> None:
-    """Print the resolved YAML, each value with the file and line that set it."""
+    """Print the resolved YAML, each value with the file and line that set it.
+
+    \b
+      flagdeploy config show deepseek_r1                      the default variant
+      flagdeploy config show deepseek_r1 sglang_mtp_h200 limits.max_num_seqs=32
+      flagdeploy config show tiny_deepseek_r1 --all           every key there is
+    """
     from flagdeploy.workflows.config import show as workflow
 
     out.json = json
@@ -36,7 +42,12 @@ def show(
 
 @app.command()
 def explain(
-    key: Annotated[str, typer.Argument(help="Dotted key, e.g. parallel.tensor.")],
+    key: Annotated[
+        str,
+        typer.Argument(
+            metavar="KEY", help="Dotted key, e.g. parallel.tensor.", autocompletion=complete.keys
+        ),
+    ],
     name: options.Name = None,
     overrides: options.Overrides = None,
     workspace: options.Workspace = None,

@@ -57,6 +57,10 @@ def trust(
     """Fetch the host keys, show their fingerprints, and record those you accept.
 
     Compare each with what `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` prints on the host.
+
+    \b
+      flagdeploy hosts trust --hosts hosts.txt
+      flagdeploy hosts trust --hosts hosts.txt --yes    after you compared them
     """
     from flagdeploy.config import hostfile
     from flagdeploy.config.workspace import find

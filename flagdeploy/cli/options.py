@@ -4,15 +4,22 @@ from typing import Annotated
 
 import typer
 
+from flagdeploy.cli import complete
+
 Name = Annotated[
     str | None,
-    typer.Argument(metavar="NAME", help="Deployment: a folder under examples/ of the workspace."),
+    typer.Argument(
+        metavar="NAME",
+        help="Deployment: a folder under examples/ of the workspace.",
+        autocompletion=complete.deployments,
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[VARIANT] [KEY=VALUE ...]",
         help="A file under serve/, then keys to override, e.g. parallel.tensor=4.",
+        autocompletion=complete.overrides,
     ),
 ]
 Workspace = Annotated[

@@ -63,7 +63,12 @@ def plan(
     workspace: options.Workspace = None,
     json: options.Json = False,
 ) -> None:
-    """Print what `serve` would do on every host: the same as `serve --dry-run`."""
+    """Print what `serve` would do on every host: the same as `serve --dry-run`.
+
+    \b
+      flagdeploy plan deepseek_r1 tensorrt_llm_2x8_h100
+      flagdeploy plan deepseek_r1 --hosts hosts.txt --json
+    """
     out.json = json
     variant, settings = options.split_overrides(overrides)
     _print_plan(name, variant, settings, hosts, launcher, workspace)

@@ -15,6 +15,11 @@ def status(
     """Show what runs where, and whether it answers with a token.
 
     Exit code 1 when a rank is dead, a host does not answer or an endpoint is not ready.
+
+    \b
+      flagdeploy status                            everything on the known hosts
+      flagdeploy status deepseek_r1 --json         one deployment, for scripts
+      flagdeploy status --hosts hosts.txt          also what was served from elsewhere
     """
     from flagdeploy.workflows.status import status as workflow
 

@@ -23,6 +23,10 @@ def stop(
 
     That nothing runs is no error. A host that is down is named (exit code 1), and the others are
     stopped all the same.
+
+    \b
+      flagdeploy stop deepseek_r1
+      flagdeploy stop --all --hosts hosts.txt    whatever runs on these hosts
     """
     from flagdeploy.workflows.stop import stop as workflow
 

@@ -1,0 +1,54 @@
+"""Shell completion of deployments, variants, keys and baselines: folder names and the schema."""
+
+import typer
+
+from flagdeploy.config import workspace
+from flagdeploy.errors import FlagdeployError
+
+
+def deployments(context: typer.Context, incomplete: str) -> list[str]:
+    """Folders under examples/."""
+    try:
+        names = workspace.deployments(workspace.find(context.params.get("workspace")))
+    except FlagdeployError:
+        return []
+    return _matching(names, incomplete)
+
+
+def overrides(context: typer.Context, incomplete: str) -> list[str]:
+    """Files under serve/ of the deployment, then ``key=``."""
+    name, given = context.params.get("name"), context.params.get("overrides")
+    variants: list[str] = []
+    if name and not given:
+        try:
+            folder = workspace.find(context.params.get("workspace")) / "examples" / name / "serve"
+        except FlagdeployError:
+            return []
+        variants = sorted(path.stem for path in folder.glob("*.yaml"))
+    return _matching([*variants, *(f"{key}=" for key in _keys())], incomplete)
+
+
+def keys(incomplete: str) -> list[str]:
+    """Dotted keys of the schema."""
+    return _matching(_keys(), incomplete)
+
+
+def baselines(context: typer.Context, incomplete: str) -> list[str]:
+    """Files under env/baselines/."""
+    from flagdeploy.workflows.sides import names
+
+    try:
+        return _matching(names(workspace.find(context.params.get("workspace"))), incomplete)
+    except FlagdeployError:
+        return []
+
+
+def _keys() -> list[str]:
+    from flagdeploy.config.keys import schema_keys
+
+    identity = ("name", "variant")  # set by what the command names
+    return [str(key) for key in schema_keys().values() if str(key) not in identity]
+
+
+def _matching(words: list[str], incomplete: str) -> list[str]:
+    return [word for word in words if word.startswith(incomplete)]
