@@ -130,6 +130,7 @@ def test_vllm_over_two_hosts(user: User, fleet: Fleet, vllm_environment: Image) 
     assert_unseen(user, fleet)
 
     verdict = user.runs("compare", NAME, "--baseline", "h200")
+    print(verdict)
     assert verdict.startswith("PASS")
 
     started = [containers(host)[0]["Id"] for host in fleet]
