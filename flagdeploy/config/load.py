@@ -37,7 +37,7 @@ class Loaded:
 
     def history(self, key: str) -> list[Source]:
         path = tuple(key.split("."))
-        schema_key = keys.find(path)
+        schema_key = keys.schema_keys().get(path)
         default = [Source("defaults", schema_key.default)] if schema_key else []
         return [*default, *self.merged.history.get(path, [])]
 
@@ -239,7 +239,9 @@ def _finished(deployment: Deployment, root: Path) -> Deployment:
     model = deployment.model
     checkpoint, source = model.checkpoint, model.source or model.checkpoint
     if deployment.launcher == "local":
-        checkpoint, source = (str(root / p) if p else p for p in (checkpoint, source))
+        checkpoint, source = (
+            str(workspace.absolute(root, p)) if p else p for p in (checkpoint, source)
+        )
     served = model.served_name or model.repo or deployment.name
     model = replace(model, checkpoint=checkpoint, source=source, served_name=served)
     return replace(deployment, model=model)

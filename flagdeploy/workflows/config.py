@@ -1,6 +1,6 @@
 """Show a configuration: resolved values with their sources, or the history of one key."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,15 @@ from flagdeploy.config.plain import plain
 from flagdeploy.config.yaml_file import KeyPath
 from flagdeploy.errors import ConfigError, Problem
 
+Leaf = tuple[KeyPath, Any, str]
+"""Path, value, and where it was set."""
+
 
 @dataclass(frozen=True)
 class Shown:
-    """Leaves of a resolved configuration in schema order: (path, value, where)."""
+    """Leaves of a resolved configuration in schema order."""
 
-    leaves: tuple[tuple[KeyPath, Any, str], ...]
+    leaves: tuple[Leaf, ...]
 
     def text(self) -> str:
         """YAML with the source of each leaf as a comment."""
@@ -27,9 +30,9 @@ class Shown:
         for path, value, where in self.leaves:
             for depth, section in enumerate(path[:-1]):
                 if path[: depth + 1] != open_sections[: depth + 1]:
-                    lines.append(f"{'  ' * depth}{section}:")
+                    lines.append(f"{'  ' * depth}{_scalar(section)}:")
             open_sections = path[:-1]
-            text = f"{'  ' * (len(path) - 1)}{path[-1]}: {_scalar(value)}"
+            text = f"{'  ' * (len(path) - 1)}{_scalar(path[-1])}: {_scalar(value)}"
             lines.append(f"{text:<56}  # {where}")
         return "\n".join(lines)
 
@@ -39,23 +42,31 @@ class Shown:
 
 @dataclass(frozen=True)
 class Explained:
-    """What one key means and every layer that set it, strongest last."""
+    """What one key means and every layer that set it, strongest last.
+
+    A mapping with free keys (variables, limits) has a history for each of them instead.
+    """
 
     key: str
     help: str
     type: str
     value: Any
-    history: tuple[Source, ...]
+    history: Mapping[str, tuple[Source, ...]]
 
     def text(self) -> str:
         lines = [f"{self.key} = {_scalar(self.value)}", f"  {self.help} ({self.type})"]
-        for index, source in enumerate(reversed(self.history)):
-            verb = "set by" if index == 0 else "overrode"
-            lines.append(f"  {verb:8} {source.where}: {_scalar(source.value)}")
+        for key, sources in self.history.items():
+            inner = "" if key == self.key else f"{key} "
+            for index, source in enumerate(reversed(sources)):
+                verb = "set by" if index == 0 else "overrode"
+                lines.append(f"  {inner}{verb:8} {source.where}: {_scalar(source.value)}")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        history = [{"where": s.where, "value": s.value} for s in self.history]
+        history = {
+            key: [{"where": s.where, "value": s.value} for s in sources]
+            for key, sources in self.history.items()
+        }
         return {"key": self.key, "help": self.help, "value": self.value, "history": history}
 
 
@@ -69,12 +80,18 @@ def show(
 ) -> Shown:
     """All keys that some layer set; with `everything`, those that keep their default too."""
     loaded = _loaded(name, variant, overrides, workspace)
-    leaves = []
+    leaves: list[Leaf] = []
     for key in keys.schema_keys().values():
-        value = _value(loaded, key.path)
         if everything or _is_set(loaded, key.path):
-            leaves.append((key.path, value, loaded.merged.where(key.path)))
+            leaves += _leaves(loaded, key.path, _value(loaded, key.path))
     return Shown(tuple(leaves))
+
+
+def _leaves(loaded: Loaded, path: KeyPath, value: Any) -> list[Leaf]:
+    """`value` itself, or what a mapping with free keys (variables, limits) holds."""
+    if not isinstance(value, dict) or not value:
+        return [(path, value, loaded.merged.where(path))]
+    return [leaf for name, v in value.items() for leaf in _leaves(loaded, (*path, str(name)), v)]
 
 
 def explain(
@@ -89,16 +106,26 @@ def explain(
     path = tuple(key.split("."))
     schema_key = keys.find(path)
     if schema_key is None:
-        meant = keys.suggestion(path)
-        hint = f"did you mean `{meant}`?" if meant else None
-        raise ConfigError([Problem("command line", key, "unknown key")], hint)
+        raise _not_a_key(path)
     loaded = _loaded(name, variant, overrides, workspace)
     type_name = getattr(schema_key.type, "__name__", None) or str(schema_key.type)
     type_name = (
         str(schema_key.type).replace("typing.", "") if "[" in str(schema_key.type) else type_name
     )
-    history = tuple(loaded.history(key))
-    return Explained(key, schema_key.help, type_name, _value(loaded, path), history)
+    value = _value(loaded, path)
+    inner = [".".join(leaf) for leaf, _, _ in _leaves(loaded, path, value)]
+    history = {leaf: tuple(loaded.history(leaf)) for leaf in inner}
+    return Explained(key, schema_key.help, type_name, value, history)
+
+
+def _not_a_key(path: KeyPath) -> ConfigError:
+    key, what = ".".join(path), "unknown key"
+    meant = keys.suggestion(path)
+    hint = f"did you mean `{meant}`?" if meant else None
+    if path in keys.sections():
+        inside = [str(k) for k in keys.schema_keys().values() if k.path[: len(path)] == path]
+        what, hint = "is a section: name one of its keys", f"there are: {', '.join(inside)}"
+    return ConfigError([Problem("command line", key, what)], hint)
 
 
 def _loaded(
