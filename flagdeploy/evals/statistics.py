@@ -48,19 +48,6 @@ def mcnemar(better: int, worse: int) -> float:
     return min(1.0, 2.0 * binomial_cdf(min(better, worse), better + worse))
 
 
-def most_discordant(difference: int, alpha: float = 0.05) -> int | None:
-    """The largest better + worse at which a net `difference` is significant; None for never.
-
-    Published totals fix only better - worse. This is the most discordance with which McNemar
-    could still call them different.
-    """
-    net = abs(difference)
-    worse = -1
-    while mcnemar(net + worse + 1, worse + 1) < alpha:
-        worse += 1
-    return None if worse < 0 else net + 2 * worse
-
-
 def tango_z(better: int, worse: int, n: int, delta: float) -> float:
     """Tango's score statistic for H: p_B - p_A = delta (Statistics in Medicine 17, 891, 1998).
 
@@ -151,18 +138,6 @@ def unpaired_p(right_a: int, n_a: int, right_b: int, n_b: int) -> float:
 # --- sample sizes: items that give `power` at one- or two-sided `alpha` --------------------------
 
 
-def needed_for_difference(
-    discordance: float, delta: float, alpha: float = 0.05, power: float = 0.8
-) -> int:
-    """Paired items for a two-sided McNemar test to see a true difference `delta`.
-
-    Connor (Biometrics 43, 207, 1987): (z_a sqrt(psi) + z_b sqrt(psi - delta^2))^2 / delta^2.
-    """
-    z_a, z_b = normal_quantile(1 - alpha / 2), normal_quantile(power)
-    root = z_a * math.sqrt(discordance) + z_b * math.sqrt(discordance - delta * delta)
-    return math.ceil((root / delta) ** 2)
-
-
 def needed_for_non_inferiority(
     discordance: float, delta: float, alpha: float = 0.05, power: float = 0.8
 ) -> int:
@@ -173,14 +148,6 @@ def needed_for_non_inferiority(
     z_a, z_b = normal_quantile(1 - alpha), normal_quantile(power)
     silent = z_a * z_a * (1 - delta) / delta
     return math.ceil(max(silent, (z_a + z_b) ** 2 * discordance / delta**2))
-
-
-def needed_for_equivalence(
-    discordance: float, delta: float, alpha: float = 0.05, power: float = 0.8
-) -> int:
-    """Paired items for two one-sided tests within +-delta, when in truth A and B are equal."""
-    z_a, z_b = normal_quantile(1 - alpha), normal_quantile(0.5 + power / 2)
-    return math.ceil((z_a + z_b) ** 2 * discordance / delta**2)
 
 
 def needed_unpaired(

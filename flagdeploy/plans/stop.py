@@ -1,19 +1,16 @@
-"""The plan of `stop`: every rank of a deployment, the last one first."""
+"""Steps that stop a deployment: every rank of it, the last one first."""
 
 from collections.abc import Sequence
 
 from flagdeploy.config.launch import Running
-from flagdeploy.plans.steps import Plan, Stop
-
-
-def plan_stop(running: Sequence[Running], name: str, timeout: int = 60) -> Plan:
-    """Stop and remove the ranks `running`; `timeout` seconds lie between SIGTERM and SIGKILL."""
-    notes = () if running else (f"{name}: nothing runs",)
-    return Plan(name, tuple(stop_steps(running, "asked for", timeout)), notes)
+from flagdeploy.plans.steps import Stop
 
 
 def stop_steps(running: Sequence[Running], reason: str, timeout: int) -> list[Stop]:
-    """One step for each rank in reverse order: the endpoint's own rank goes last."""
+    """One step for each rank in reverse order: the endpoint's own rank goes last.
+
+    `timeout` seconds lie between SIGTERM and SIGKILL.
+    """
     ordered = sorted(running, key=lambda rank: rank.rank, reverse=True)
     return [
         Stop(
