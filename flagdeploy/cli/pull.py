@@ -63,7 +63,7 @@ def pull(
       flagdeploy pull --ckpt /data/DeepSeek-R1 --to /nvme/R1    copy it, then verify
       flagdeploy pull --image vllm/vllm-openai:v0.20.2 --hosts hosts.txt
     """
-    from flagdeploy.config.workspace import find
+    from flagdeploy.config.workspace import default_deployment, find
     from flagdeploy.workflows.pull import pull as workflow
 
     out.json, out.quiet = json, quiet
@@ -72,6 +72,7 @@ def pull(
         return
     root = find(workspace)
     if ckpt is None:
+        name = name or default_deployment(root)
         ckpt, pinned = _repository(name, root)
         revision = revision or pinned
     to = to or _folder(name, ckpt, root)
@@ -98,10 +99,13 @@ def _repository(name: str | None, root: Path) -> tuple[str, str | None]:
 
 def _folder(name: str | None, source: str, root: Path) -> str | None:
     """Where the checkpoint goes when `--to` does not say; None leaves a folder where it is."""
+    from flagdeploy.config.workspace import writable_folder
     from flagdeploy.workflows.pull import is_local
 
     if name:
         from flagdeploy.workflows import resolve
 
         return str(resolve.checkpoint_of(name, root))
-    return None if is_local(source) else str(root / "models" / source.rpartition("/")[2])
+    if is_local(source):
+        return None
+    return str(writable_folder(root) / "models" / source.rpartition("/")[2])

@@ -25,14 +25,27 @@ def find(explicit: str | None = None, cwd: Path | None = None) -> Path:
     return _SHIPPED if _is_workspace(_SHIPPED) else Path(__file__).parent.parent.parent
 
 
+def writable_folder(workspace: Path) -> Path:
+    """Where a workspace's checkpoints, baselines, host keys and runs are put: the workspace, or,
+    for the shipped one and one without permission to write, a folder of the user's own."""
+    if workspace != _SHIPPED and os.access(workspace, os.W_OK):
+        return workspace
+    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(state) / "flagdeploy"
+
+
 def state_folder(workspace: Path) -> Path:
-    """Where runs are recorded: `runs/` of the workspace, or a folder of the user's own."""
+    """Where runs are recorded: $FLAGDEPLOY_RUNS, else `runs/` of the writable folder."""
     if os.environ.get("FLAGDEPLOY_RUNS"):
         return Path(os.environ["FLAGDEPLOY_RUNS"]).resolve()
-    if workspace != _SHIPPED and os.access(workspace, os.W_OK):
-        return workspace / "runs"
-    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(state) / "flagdeploy" / "runs"
+    return writable_folder(workspace) / "runs"
+
+
+def absolute(workspace: Path, path: str) -> Path:
+    """A path of the configuration: relative to the workspace if it is there, else to its writable
+    folder."""
+    inside = workspace / path
+    return inside if inside.exists() else writable_folder(workspace) / path
 
 
 def deployments(workspace: Path) -> list[str]:
@@ -59,7 +72,13 @@ def default_deployment(workspace: Path) -> str:
         return names[0]
     path = workspace / "env" / "workspace.yaml"
     if path.exists():
-        return str(yaml_file.read(path).data["deployment"])
+        name = yaml_file.read(path).data.get("deployment")
+        if name in names:
+            return str(name)
+        what = f"names `{name}`, which is no folder of examples/"
+        raise ConfigError(
+            [Problem("env/workspace.yaml", "deployment", what)], did_you_mean(str(name), names)
+        )
     raise UsageError(f"name a deployment: {', '.join(names) or 'there is none under examples/'}")
 
 

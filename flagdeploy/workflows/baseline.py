@@ -4,6 +4,7 @@ Kept free of the configuration loader, so that a machine with an accelerator and
 installed can record.
 """
 
+import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ from flagdeploy.evals.statistics import clustered_mean
 from flagdeploy.evals.tables import Table
 from flagdeploy.evals.teacher_forcing import Passage, Position
 from flagdeploy.records.events import Event, Report, silent
-from flagdeploy.workflows.sides import FOLDER, deployed, endpoint_of
+from flagdeploy.workflows.sides import deployed, endpoint_of, folders
 
 SEQUENCES = 64
 TOP_K = 20
@@ -56,6 +57,7 @@ def record(
     """
     asked = load_benchmarks(benchmarks)
     items = questions(asked, limit)
+    _check_places(out, checkpoint)
     clients = [Client(endpoint, width, patience) for width in concurrency]
     bundle = run(_record(clients, items, sequences, record_dir, report))
     manifest = {
@@ -70,6 +72,15 @@ def record(
     write_bundle(out, bundle)
     report(Event("record", f"{out}: {len(items)} answers, {len(bundle.passages)} sequences"))
     return bundle
+
+
+def _check_places(out: Path, checkpoint: Path | None) -> None:
+    """What could only fail after every question was answered fails before the first."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(out.parent, os.W_OK) or out.is_dir():
+        raise UsageError(f"{out}: no file can be written there", "--out takes another path")
+    if checkpoint and not checkpoint.is_dir():
+        raise UsageError(f"--checkpoint {checkpoint}: no such folder")
 
 
 def questions(benchmarks: Sequence[Benchmark], limit: int | None = None) -> list[Item]:
@@ -175,7 +186,9 @@ def choose(items: Sequence[Item], answers: Sequence[Answer], count: int) -> list
 async def _scores(
     client: Client, capabilities: Capabilities, passages: Sequence[Passage], report: Report
 ) -> dict[str, tuple[Position, ...]]:
-    if not capabilities.prompt_logprobs or not passages:
+    if not passages:
+        return {}
+    if not capabilities.prompt_logprobs:
         report(Event("score", "the endpoint gives no prompt log-probabilities: accuracy only"))
         return {passage.key: () for passage in passages}
     scores = await teacher_forcing.score(client, capabilities, passages, TOP_K, report)
@@ -233,10 +246,12 @@ def record_named(
 ) -> tuple[Path, Bundle]:
     """`record` for a URL or a running deployment, into env/baselines/DEPLOYMENT/ALIAS.jsonl.gz."""
     root = workspaces.find(workspace)
+    if not alias or "/" in alias or alias.startswith("."):
+        raise UsageError(f"--as {alias}: is no name for a baseline", "--out takes a path")
     endpoint = endpoint_of(source, root)
     if endpoint.name:
         benchmarks = benchmarks or root / "examples" / endpoint.name
-        out = out or root / FOLDER / endpoint.name / f"{alias}{SUFFIX}"
+        out = out or folders(root)[0] / endpoint.name / f"{alias}{SUFFIX}"
     if benchmarks is None or out is None:
         raise UsageError("an endpoint given by URL needs --benchmarks DIR and --out FILE")
     deployment = deployed(endpoint, root)

@@ -93,4 +93,4 @@ def open_places(found: Iterable[Place], root: Path) -> Iterator[Mapping[str, Lau
 
 def known_hosts_file(root: Path) -> Path:
     """Host keys that `flagdeploy hosts trust` recorded for this workspace."""
-    return root / "hostfiles" / "known_hosts"
+    return workspace.writable_folder(root) / "hostfiles" / "known_hosts"

@@ -42,11 +42,12 @@ def deployment(
 def checkpoint_of(name: str | None, root: Path) -> Path:
     """The folder that `pull` fills and `dequant` reads, of one deployment."""
     loaded = load(name or workspace.default_deployment(root), root=root)
-    return root / loaded.deployment.model.source
+    return workspace.absolute(root, loaded.deployment.model.source)
 
 
 def repository_of(name: str | None, root: Path) -> tuple[str, str | None]:
-    """The repository and revision that `pull` fetches for one deployment.
+    """The repository, or folder of the workspace, and revision that `pull` fetches for one
+    deployment.
 
     Raises ConfigError when its configuration names none.
     """
@@ -57,7 +58,8 @@ def repository_of(name: str | None, root: Path) -> tuple[str, str | None]:
             [Problem(loaded.where("model.repo"), "model.repo", "is not set: nothing to pull")],
             "set it, or name a repository or a folder with --ckpt",
         )
-    return model.repo, model.revision
+    shipped = root / model.repo
+    return str(shipped) if shipped.is_dir() else model.repo, model.revision
 
 
 @dataclass(frozen=True)

@@ -57,14 +57,13 @@ def find(name: str, workspace: Path, deployment: str | None = None) -> Bundle | 
     published table (env/baselines/NAME.yaml), that before any other deployment's only bundle of
     that name. Raises UsageError listing what there is.
     """
-    folder = workspace / FOLDER
-    tries = [Path(name), folder / f"{name}.yaml", folder / f"{name}{SUFFIX}"]
+    files = [f"{name}.yaml", f"{name}{SUFFIX}"]
     if deployment:
-        tries.insert(1, folder / deployment / f"{name}{SUFFIX}")
-    for path in tries:
+        files.insert(0, f"{deployment}/{name}{SUFFIX}")
+    for path in (Path(name), *(folder / file for file in files for folder in folders(workspace))):
         if path.is_file():
             return read_table(path) if path.suffix in (".yaml", ".yml") else read_bundle(path)
-    others = sorted(folder.glob(f"*/{name}{SUFFIX}"))
+    others = [path for folder in folders(workspace) for path in folder.glob(f"*/{name}{SUFFIX}")]
     if len(others) == 1 and deployment is None:
         return read_bundle(others[0])
     raise UsageError(f"no baseline `{name}`", hint=f"there are: {', '.join(names(workspace))}")
@@ -72,10 +71,20 @@ def find(name: str, workspace: Path, deployment: str | None = None) -> Bundle | 
 
 def names(workspace: Path) -> list[str]:
     """Every baseline of the workspace, by the name that `find` takes."""
-    folder = workspace / FOLDER
-    files = [*folder.glob("*.yaml"), *folder.glob(f"*{SUFFIX}"), *folder.glob(f"*/*{SUFFIX}")]
-    relative = (path.relative_to(folder).as_posix() for path in files)
+    patterns = ("*.yaml", f"*{SUFFIX}", f"*/*{SUFFIX}")
+    relative = {
+        path.relative_to(folder).as_posix()
+        for folder in folders(workspace)
+        for pattern in patterns
+        for path in folder.glob(pattern)
+    }
     return sorted(name.removesuffix(SUFFIX).removesuffix(".yaml") for name in relative)
+
+
+def folders(workspace: Path) -> list[Path]:
+    """Where baselines lie: first where new ones are recorded, then what the workspace brings."""
+    both = (workspaces.writable_folder(workspace), workspace)
+    return list(dict.fromkeys(folder / FOLDER for folder in both))
 
 
 def endpoint_of(source: str | None, root: Path) -> Endpoint:
