@@ -1,5 +1,6 @@
 """The command line: registers the commands and turns errors into exit codes, nothing else."""
 
+import errno
 import signal
 import sys
 from typing import Annotated, Any
@@ -27,7 +28,8 @@ INTERRUPTED = 130
 
 
 class Group(typer.core.TyperGroup):
-    """The error boundary: every FlagdeployError becomes two lines on stderr and its exit code."""
+    """The error boundary: every FlagdeployError, and every file that cannot be read or written,
+    becomes two lines on stderr and its exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -35,9 +37,19 @@ class Group(typer.core.TyperGroup):
         except FlagdeployError as error:
             out.error(error)
             raise typer.Exit(error.exit_code) from None
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # typer ends quietly when nobody reads on (`| head`)
+            out.error(FlagdeployError(_explained(error)))
+            raise typer.Exit(FlagdeployError.exit_code) from None
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
+
+
+def _explained(error: OSError) -> str:
+    what = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {what}" if error.filename is not None else what
 
 
 app = typer.Typer(

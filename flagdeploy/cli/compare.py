@@ -8,6 +8,7 @@ import typer
 
 from flagdeploy.cli import complete, options
 from flagdeploy.cli.output import out
+from flagdeploy.errors import UsageError
 
 
 def compare(
@@ -72,6 +73,11 @@ def compare(
     from flagdeploy.workflows.compare import new_record_dir
 
     out.quiet, out.json = quiet, str(json_file) == "-"
+    for option, file in (("--json", json_file), ("--report", report_file)):
+        if file and (file.is_dir() or not file.parent.is_dir()):
+            raise UsageError(f"{option} {file}: no file can be written there")
+    if record and record.exists() and not record.is_dir():
+        raise UsageError(f"--record {record}: is no folder")
     record = record or new_record_dir(workspace)
     with out.progress() as report:
         result = workflow(

@@ -98,8 +98,8 @@ def read(path: Path) -> Table:
     data = dict(yaml_file.read(path).data)
     data.pop("defaults", None)
     rows: Mapping[str, list[dict[str, Any]]] = data.pop("arguments", None) or {}
-    versions = data.pop("versions")
     try:
+        versions = data.pop("versions")
         arguments = tuple(Argument(key, **row) for key, many in rows.items() for row in many)
         table = Table(
             title=data.pop("title"),
@@ -109,7 +109,9 @@ def read(path: Path) -> Table:
             vendors=tuple(data.pop("vendors", None) or ()),
             **data,
         )
-    except (TypeError, KeyError) as error:
+    except KeyError as error:
+        raise ConfigError([Problem(str(path), "", f"lacks the section {error}")]) from None
+    except TypeError as error:
         raise ConfigError([Problem(str(path), "", f"not an argument table: {error}")]) from None
     return table
 

@@ -58,11 +58,8 @@ async def probe(client: Client) -> Capabilities:
 
 def _served(client: Client, listed: Reply) -> dict[str, Any]:
     if listed.body is None:
-        raise EvalError(
-            f"{client.base}/models does not answer: {listed.error}",
-            hint="is the deployment running? `flagdeploy status` shows it",
-        )
-    cards: dict[str, dict[str, Any]] = {card["id"]: card for card in listed.body.get("data", [])}
+        raise _not_served(client, listed)
+    cards = _cards(listed.body)
     wanted = client.endpoint.model
     if wanted is None and cards:
         return next(iter(cards.values()))
@@ -72,6 +69,26 @@ def _served(client: Client, listed: Reply) -> dict[str, Any]:
             hint="a stale server on the same port, or another served_model_name?",
         )
     return cards[wanted]
+
+
+def _not_served(client: Client, listed: Reply) -> EvalError:
+    if listed.http is None:
+        return EvalError(
+            f"{client.base}/models does not answer: {listed.error}",
+            hint="is the deployment running? `flagdeploy status` shows it",
+        )
+    what = (listed.error or "").splitlines()[0][:200]
+    hint = "is this the URL of an OpenAI-compatible endpoint?"
+    if listed.http in (401, 403):
+        hint = "give its key in FLAGDEPLOY_API_KEY"
+    return EvalError(f"{client.base}/models answers {what}", hint)
+
+
+def _cards(body: Any) -> dict[str, dict[str, Any]]:
+    """Models by name; none where the answer is no list of models at all."""
+    rows = body.get("data") if isinstance(body, dict) else None
+    models = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    return {str(model["id"]): model for model in models if "id" in model}
 
 
 async def _most_prompt_logprobs(client: Client, model: str, ids: list[int]) -> int:

@@ -154,7 +154,9 @@ class Client:
             async with self._session.request(method, url, json=payload) as response:
                 text = await response.text()
                 if response.status == 200:
-                    return "ok", 200, json.loads(text), None, None
+                    if isinstance(body := _parsed(text), dict):
+                        return "ok", 200, body, None, None
+                    return "error", 200, None, f"HTTP 200 without a JSON object: {text[:300]}", None
                 status = "error" if response.status in RETRIED else "refused"
                 error = f"HTTP {response.status}: {text[:300]}"
                 return status, response.status, None, error, _retry_after(response, self.patience)
@@ -162,6 +164,14 @@ class Client:
             return "timeout", None, None, f"timed out: {error}", None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return "error", None, None, f"{type(error).__name__}: {error}", None
+
+
+def _parsed(text: str) -> Any:
+    """`text` as JSON, None when it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _retry_after(response: "aiohttp.ClientResponse", patience: Patience) -> float | None:

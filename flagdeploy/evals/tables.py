@@ -7,7 +7,7 @@ Read from YAML (`env/baselines/h100.yaml`) or CSV. Model cards write a score as 
 import csv
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,12 +56,13 @@ class Table:
 
 def read_table(path: Path) -> Table:
     """A YAML table: `title`, `source` and `scores: {TASK: {n: 1319, value: 95.75}}`."""
-    data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(data, dict) or not isinstance(data.get("scores"), dict):
+    data = _plain(path)
+    rows = data.get("scores") if isinstance(data, dict) else None
+    if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
         raise UsageError(
             f"{path}: a table of published scores has `scores: {{TASK: {{n, value}}}}`"
         )
-    cells = {task: (row.get("value"), row.get("n")) for task, row in data["scores"].items()}
+    cells = {task: (row.get("value"), row.get("n")) for task, row in rows.items()}
     scale = _scale(value for value, _ in cells.values())
     return Table(
         name=path.stem,
@@ -81,14 +82,10 @@ def pair_tables(baseline: Table, candidate: Table) -> list[Row]:
 
 def read_pairs(path: Path) -> list[Row]:
     """Both sides from one file: CSV or YAML rows of task, n, base, cand."""
-    text = path.read_text(encoding="utf-8-sig")
-    rows: Sequence[Mapping[str, Any]]
-    rows = (
-        list(csv.DictReader(io.StringIO(text), skipinitialspace=True))
-        if path.suffix == ".csv"
-        else yaml.safe_load(text)
-    )
-    if not rows or not all({"task", "base", "cand"} <= row.keys() for row in rows):
+    rows = _plain(path)
+    needed = {"task", "base", "cand"}
+    whole = isinstance(rows, list) and all(isinstance(r, dict) and needed <= r.keys() for r in rows)
+    if not rows or not whole:
         raise UsageError(f"{path}: needs the columns task,n,base,cand")
     scale = _scale(row[side] for row in rows for side in ("base", "cand"))
     return [
@@ -101,12 +98,39 @@ def read_pairs(path: Path) -> list[Row]:
     ]
 
 
+def _plain(path: Path) -> Any:
+    """What a CSV (a list of rows) or YAML file holds."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix == ".csv":
+            return list(csv.DictReader(io.StringIO(text), skipinitialspace=True))
+        return yaml.safe_load(text)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: is not text in UTF-8") from None
+    except (csv.Error, yaml.YAMLError) as error:
+        raise UsageError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def _count(n: Any) -> int | None:
+    """How many questions, None where nothing is said."""
+    if n in (None, ""):
+        return None
+    text = str(n).strip()
+    if not text.isdecimal() or not int(text):
+        raise UsageError(f"`{text}` is not a number of questions")
+    return int(text)
+
+
 def parse_score(text: Any, n: Any = None, scale: float = 100.0) -> Score | None:
     """One cell, or None where it holds no score; `scale` is 1 for a table of fractions."""
     cell = str(text).strip().strip("*").strip()
-    count = int(n) if n not in (None, "") else None
+    count = _count(n)
     if fraction := re.fullmatch(r"(\d+)\s*/\s*(\d+)", cell):
         right, of = int(fraction[1]), int(fraction[2])
+        if right > of or not of:
+            raise UsageError(f"`{cell}` is more than all of the questions")
         return Score(right / of, of)
     number = re.match(r"(\d+(?:\.(\d+))?)\s*(%?)\s*(?:$|\(?\s*(?:\+-|\+/-|\u00b1))", cell)
     if number is None:

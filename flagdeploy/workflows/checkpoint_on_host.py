@@ -36,7 +36,8 @@ def _copy(launcher: Launcher, path: str, likeness: Path) -> None:
     except OSError as error:
         raise CheckpointError(
             f"{launcher.host}: {path}: {error.strerror or error}",
-            "the checkpoint has to be at the same path on every host",
+            "flagdeploy pull fetches a checkpoint, dequant converts it; it has to be at the same "
+            "path on every host",
         ) from None
     for name in names:
         try:

@@ -83,6 +83,11 @@ CAUSES = (
         "flagdeploy pull fetches it",
     ),
     _cause(
+        "quantized checkpoint",
+        r"the checkpoint is quantized",
+        "flagdeploy dequant NAME, and model.checkpoint names what it wrote",
+    ),
+    _cause(
         "driver or device",
         r"no NVIDIA driver|driver version is insufficient|no CUDA-capable device"
         r"|forward compatibility was attempted|system not yet initialized|NVMLError"
@@ -98,6 +103,12 @@ CAUSES = (
         r"|Network is unreachable",
         "set NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME in container.env to the interface that "
         "the hosts share",
+    ),
+    _cause(
+        "pytorch engine not installed",
+        r"No module named '(torch|transformers)'",
+        "the pytorch engine is an extra: pip install 'flagdeploy[pytorch]' on this machine, or "
+        "container.image of an image that has both",
     ),
     _cause(
         "missing module",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flagdeploy.config import workspace as workspaces
 from flagdeploy.config.launch import Running
-from flagdeploy.errors import FlagdeployError
+from flagdeploy.errors import FlagdeployError, UsageError
 from flagdeploy.launchers.base import Launcher
 from flagdeploy.records import run as runs
 from flagdeploy.workflows import places
@@ -58,7 +58,10 @@ def logs_of(
 ) -> Iterator[LogLine]:
     """`logs` on hosts already open; `records` is the folder of runs."""
     found, failures = attempt(launchers, lambda launcher: launcher.running(name))
-    wanted = [r for ranks in found.values() for r in ranks if rank in (None, r.rank)]
+    running = [r for ranks in found.values() for r in ranks]
+    wanted = [r for r in running if rank in (None, r.rank)]
+    if running and not wanted and not failures:
+        raise UsageError(f"there is no rank {rank}", _ranks(r.rank for r in running))
     if wanted:
         yield from _merged(wanted, launchers, follow, tail)
     elif not failures:
@@ -111,7 +114,13 @@ def _kept(name: str | None, rank: int | None, tail: int | None, records: Path) -
     kept = run.logs() if run else {}
     if not kept:
         raise FlagdeployError(f"{name or 'logs'}: nothing is running, and no log was kept")
+    if rank is not None and rank not in kept:
+        raise UsageError(f"no log of rank {rank} was kept", _ranks(kept))
     for number, path in kept.items():
         if rank in (None, number):
             lines = path.read_text(errors="replace").splitlines()
             yield from (LogLine(number, "", text) for text in deque(lines, maxlen=tail))
+
+
+def _ranks(numbers: Iterable[int]) -> str:
+    return f"there are: {', '.join(map(str, sorted(numbers)))}"

@@ -1,4 +1,7 @@
+from dataclasses import dataclass
+
 import pytest
+from aiohttp import web
 
 from evals.stub_endpoint import Stub, serving
 from flagdeploy.errors import EvalError
@@ -43,3 +46,34 @@ def test_no_server() -> None:
 
     with pytest.raises(EvalError, match="/v1/models does not answer: ClientConnectorError"):
         run(work())
+
+
+@dataclass
+class Other(Stub):
+    """A server of another kind: `status` and `text` for every GET."""
+
+    status: int = 200
+    text: str = ""
+
+    def get(self, request: web.Request) -> web.Response:
+        return web.Response(status=self.status, text=self.text)
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "message"),
+    [
+        (200, "<html>\nhello</html>", "/models answers HTTP 200 without a JSON object: <html>"),
+        (200, "[1]", "/models answers HTTP 200 without a JSON object: [1]"),
+        (200, '{"data": [1, {}]}', " serves no model, not any"),
+        (200, '{"data": 3}', " serves no model, not any"),
+        (404, "<html>\nnot here", "/models answers HTTP 404: <html>"),
+        (401, "who?", "/models answers HTTP 401: who?"),
+    ],
+)
+def test_a_server_of_another_kind(status: int, text: str, message: str) -> None:
+    stub = Other(status=status, text=text)
+    with pytest.raises(EvalError) as error:
+        probed(stub)
+    base = stub.url.removesuffix("/v1")
+    assert str(error.value) == f"{base}/v1{message}"
+    assert error.value.hint

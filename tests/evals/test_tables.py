@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from flagdeploy.errors import UsageError
-from flagdeploy.evals.tables import Score, parse_score, read_pairs
+from flagdeploy.evals.tables import Score, parse_score, read_pairs, read_table
 
 # every spelling seen on published model cards
 CELLS = [
@@ -65,3 +65,48 @@ def test_missing_columns(tmp_path: Path) -> None:
     path.write_text("task,h100,mlu\na,1,2\n")
     with pytest.raises(UsageError, match="needs the columns task,n,base,cand"):
         read_pairs(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.csv", None, "No such file or directory"),
+        ("t.csv", b"\xff\xfe\x00", "is not text in UTF-8"),
+        ("t.md", b"**One YAML**\n", 'while scanning an alias in "<unicode string>", line 1'),
+        ("t.yaml", b"task: x\n", "needs the columns task,n,base,cand"),
+        ("t.yaml", b"[1, 2]\n", "needs the columns task,n,base,cand"),
+        ("t.csv", b"", "needs the columns task,n,base,cand"),
+    ],
+)
+def test_a_file_that_is_no_table(
+    tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError) as error:
+        read_pairs(path)
+    assert str(error.value).startswith(f"{path}: {message}")
+
+
+@pytest.mark.parametrize("n", ["many", "1.5", "0", "-3"])
+def test_what_is_no_number_of_questions(n: str) -> None:
+    with pytest.raises(UsageError, match=f"`{n}` is not a number of questions"):
+        parse_score("50", n)
+
+
+@pytest.mark.parametrize("cell", ["31/30", "0/0"])
+def test_more_right_than_asked(cell: str) -> None:
+    with pytest.raises(UsageError, match=f"`{cell}` is more than all of the questions"):
+        parse_score(cell)
+
+
+def test_a_published_table_needs_scores(tmp_path: Path) -> None:
+    path = tmp_path / "t.yaml"
+    for text in ("[1]", "scores: {MMLU: 3}", "title: x"):
+        path.write_text(text)
+        with pytest.raises(UsageError) as error:
+            read_table(path)
+        assert str(error.value) == (
+            f"{path}: a table of published scores has `scores: {{TASK: {{n, value}}}}`"
+        )

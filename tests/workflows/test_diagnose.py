@@ -41,6 +41,9 @@ SEEN = {
     "RuntimeError: Gloo connectFullMesh failed with [../gloo/transport/tcp/pair.cc:144] no "
     "error": "network between ranks",
     "ModuleNotFoundError: No module named 'torch_mlu'": "missing module",
+    "ModuleNotFoundError: No module named 'torch'": "pytorch engine not installed",
+    "ERROR /m/config.json: the checkpoint is quantized (fp8); the pytorch engine computes on plain "
+    "weights": "quantized checkpoint",
     "ImportError: /x.so: undefined symbol: _ZN3c10": "missing module",
     "sh: 1: vllm: not found": "program not found",
     "PermissionError: [Errno 13] Permission denied: '/root/.cache'": "no permission",

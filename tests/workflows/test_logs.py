@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flagdeploy.errors import EngineError, FlagdeployError
+from flagdeploy.errors import EngineError, FlagdeployError, UsageError
 from flagdeploy.launchers.base import Launcher
 from flagdeploy.records.run import Run
 from flagdeploy.workflows.execute import execute
@@ -35,6 +35,9 @@ def test_ranks_are_merged_with_their_names(launchers: Launchers, port: int, tmp_
     ]
     only = logs_of(launchers, "tiny", tmp_path, rank=1, tail=1)
     assert [str(line) for line in only] == ["[rank 1 127.0.0.1] two"]
+    with pytest.raises(UsageError, match="there is no rank 2") as error:
+        list(logs_of(launchers, "tiny", tmp_path, rank=2))
+    assert error.value.hint == "there are: 0, 1"
 
 
 def test_after_a_failed_start_the_kept_logs_are_read(
@@ -44,6 +47,8 @@ def test_after_a_failed_start_the_kept_logs_are_read(
         execute(make_plan(("die", "the last word", "1")), launchers, run)
     lines = logs_of(launchers, "tiny", run.folder.parent, tail=1)
     assert [str(line) for line in lines] == ["[rank 0] the last word"]
+    with pytest.raises(UsageError, match="no log of rank 1 was kept"):
+        list(logs_of(launchers, "tiny", run.folder.parent, rank=1))
 
 
 def test_nothing_runs_and_nothing_was_kept(launchers: Launchers, tmp_path: Path) -> None:
