@@ -5,6 +5,7 @@ Rules of one engine or vendor live with it (`Engine.problems`, `Vendor.problems`
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from flagdeploy.config import memory, parallel
 from flagdeploy.config.chip import Chip
@@ -130,8 +131,10 @@ def _engine_features(deployment: Deployment) -> Iterator[Finding]:
     if largest and graph.max_batch_size not in (None, largest):
         what = f"{graph.max_batch_size}, but the largest of cuda_graph.batch_sizes is {largest}"
         yield "cuda_graph.max_batch_size", what
-    if graph.enabled is False and (graph.batch_sizes or graph.max_batch_size):
-        yield "cuda_graph.enabled", "false, but batch sizes to capture are set"
+    if graph.enabled is False:
+        wanted: dict[str, Any] = {"batch_sizes": [], "max_batch_size": None, "padding": None}
+        for key in (name for name, unset in wanted.items() if getattr(graph, name) != unset):
+            yield f"cuda_graph.{key}", "is set, but cuda_graph.enabled is false: unset it"
     if deployment.chunked_prefill is False and deployment.chunked_prefill_size:
         yield "chunked_prefill", "false, but chunked_prefill_size is set"
     if operators.include and operators.exclude:

@@ -157,11 +157,22 @@ def _shape_problem(path: KeyPath, value: Any) -> str | None:
     if key is None:
         meant = keys.suggestion(path)
         return "unknown key" + (f"; did you mean `{meant}`?" if meant else "")
+    if value == "???":
+        return "`???` stands for a missing value: give one"
     if key.type in (str, str | None) and isinstance(value, (int, float, bool)):
         return f"expected text, got `{value}`: quote it"
+    if key.path == path and str(key.type).startswith("list") and _no_list(value):
+        return "expected a list of plain values, such as [a, b]"
     if key.open and not isinstance(value, dict):
         return "expected a mapping of names to values"
     return _environment_problem(path, value)
+
+
+def _no_list(value: Any) -> bool:
+    """Is it neither a list of plain values, nor unset, nor to be interpolated?"""
+    if isinstance(value, list):
+        return any(isinstance(item, list | dict) for item in value)
+    return value is not None and "${" not in str(value)
 
 
 def _environment_problem(path: KeyPath, value: Any) -> str | None:
@@ -169,7 +180,9 @@ def _environment_problem(path: KeyPath, value: Any) -> str | None:
     if path == ("container", "env"):
         nested = [value]
     elif path == ("container", "rank_env"):
-        nested = [v for v in value.values() if isinstance(v, dict)]
+        nested = list(value.values())
+        if not all(isinstance(variables, dict) for variables in nested):
+            return 'expected variables for each rank: {"0": {NAME: value}}'
     else:
         return None
     wrong = [n for env in nested for n, v in env.items() if not isinstance(v, str)]

@@ -167,6 +167,8 @@ def kv_tokens(deployment: Deployment, chip: Chip) -> int | None:
         return None
     free = USABLE * chip.memory_gib - device_weights_gib(deployment) - WORKSPACE_GIB
     per_token = kv_bytes_per_token(architecture, deployment.kv_cache.dtype) / parallel.pipeline
+    if not per_token:
+        return None  # the dimensions of the attention are not given
     if not architecture.kv_lora_rank and not parallel.attention_data:
         per_token /= min(parallel.tensor, architecture.num_key_value_heads)
     return max(0, int(free * GIB / per_token))

@@ -1,7 +1,7 @@
 """Secrets enter a configuration in one way: `${env:NAME}`, allow-listed, in keys meant for it."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from flagdeploy.config.layers import Merged
@@ -24,7 +24,7 @@ def extract(
     """
     secrets: dict[KeyPath, Secret] = {}
     problems: list[Problem] = []
-    allowed = set(merged.data.get("environment_allowlist") or [])
+    allowed = [str(name) for name in merged.data.get("environment_allowlist") or []]
     for path, value, parent in list(_strings(merged.data, ())):
         what = _problem(path, value, environ, allowed)
         match = _REFERENCE.fullmatch(value)
@@ -38,7 +38,7 @@ def extract(
 
 
 def _problem(
-    path: KeyPath, value: str, environ: Mapping[str, str], allowed: set[str]
+    path: KeyPath, value: str, environ: Mapping[str, str], allowed: Sequence[str]
 ) -> str | None:
     if "${env:" in value:
         return _reference_problem(path, value, environ, allowed)
@@ -50,7 +50,7 @@ def _problem(
 
 
 def _reference_problem(
-    path: KeyPath, value: str, environ: Mapping[str, str], allowed: set[str]
+    path: KeyPath, value: str, environ: Mapping[str, str], allowed: Sequence[str]
 ) -> str | None:
     match = _REFERENCE.fullmatch(value)
     if not match:

@@ -310,6 +310,17 @@ def test_every_problem_is_reported_at_once():
     ]
 
 
+def test_graphs_that_are_off_take_no_settings():
+    off = CudaGraph(enabled=False, batch_sizes=[1], max_batch_size=1, padding=False)
+    what = "is set, but cuda_graph.enabled is false: unset it"
+    assert check(replace(SOUND, cuda_graph=off), ONE, H200) == [
+        ("cuda_graph.batch_sizes", what),
+        ("cuda_graph.max_batch_size", what),
+        ("cuda_graph.padding", what),
+    ]
+    assert check(replace(SOUND, cuda_graph=CudaGraph(enabled=False)), ONE, H200) == []
+
+
 def test_the_local_launcher_runs_here_only():
     deployment = replace(SOUND, launcher="local", container=Container())
     assert check(deployment, TWO, None) == [

@@ -106,6 +106,13 @@ def test_tokens_that_fit_beside_the_weights(chip, tensor, precision, dtype, thou
     assert round(tokens / 1000) == thousands
 
 
+def test_a_cache_of_unknown_dimensions_gives_no_number():
+    architecture = replace(DEEPSEEK_R1, kv_lora_rank=0, qk_rope_head_dim=0, head_dim=0)
+    model = Model(precision="fp8", architecture=architecture)
+    deployment = Deployment(model=model, parallel=Parallel(tensor=8))
+    assert memory.kv_tokens(deployment, NVIDIA.chips["H200"]) is None
+
+
 def test_attention_data_parallelism_holds_attention_on_every_device():
     model = Model(precision="fp8", architecture=DEEPSEEK_R1)
     split = Deployment(model=model, parallel=Parallel(tensor=8, expert=8))
