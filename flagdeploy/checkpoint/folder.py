@@ -10,6 +10,7 @@ from typing import Any
 
 from flagdeploy.checkpoint import strict_json
 from flagdeploy.errors import CheckpointError
+from flagdeploy.records.files import sync_folder
 
 PART = ".part"
 # The index of a model with 100,000 tensors takes 10 MB.
@@ -111,11 +112,3 @@ def explained(what: str) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             hint = f"free some space, then {hint}"
         raise CheckpointError(f"{what}: {error.strerror or error}", hint) from error
-
-
-def sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

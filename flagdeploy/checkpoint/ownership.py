@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flagdeploy import __version__
-from flagdeploy.checkpoint.folder import PART, explained, read_json, sync_folder, write_json
+from flagdeploy.checkpoint.folder import PART, explained, read_json, write_json
 from flagdeploy.errors import CheckpointError
+from flagdeploy.records.files import sync_folder
 
 RECORD = "flagdeploy.json"
 UNFINISHED = ".flagdeploy-unfinished.json"
