@@ -180,10 +180,10 @@ def _answer(request: str, item: Item, reply: Reply) -> Answer:
 def _text(message: dict[str, Any]) -> str:
     # A reasoning parser moves the thoughts to `reasoning` (vLLM today) or `reasoning_content`.
     thoughts = message.get("reasoning") or message.get("reasoning_content")
-    content = message.get("content") or ""
-    if not thoughts:
-        return content
-    return f"<think>{thoughts}</think>{content}" if content else f"<think>{thoughts}"
+    text = message.get("content") or ""
+    if thoughts:
+        text = f"<think>{thoughts}</think>{text}" if text else f"<think>{thoughts}"
+    return text.encode(errors="replace").decode()  # a lone surrogate could not be written
 
 
 def _status(reply: Reply, finish: str | None, prediction: str | None) -> str:

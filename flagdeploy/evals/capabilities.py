@@ -5,6 +5,7 @@ from typing import Any
 
 from flagdeploy.errors import EvalError
 from flagdeploy.evals.client import Client, Reply
+from flagdeploy.evals.shape import is_scored
 
 TOP_K = (20, 10, 5, 1)  # vLLM's --max-logprobs is 20 unless raised
 
@@ -43,6 +44,12 @@ async def probe(client: Client) -> Capabilities:
             "return_token_ids": True,
         },
     )
+    if chat.status in ("error", "timeout"):
+        what = (chat.error or "").splitlines()[0][:200]
+        raise EvalError(
+            f"{client.base} lists {model}, but does not answer a chat: {what}",
+            "look at `flagdeploy status` and `flagdeploy logs`",
+        )
     prompt = (chat.body or {}).get("prompt_token_ids")
     ids = prompt or [1, 2]
     version = await client.get_beside("/version")
@@ -126,6 +133,10 @@ def prompt_logprobs(reply: Reply, length: int) -> list[dict[str, Any] | None] | 
     if reply.body is None:
         return None
     entries = (reply.body.get("choices") or [{}])[0].get("prompt_logprobs")
-    if not isinstance(entries, list) or len(entries) != length or not all(entries[1:]):
+    if (
+        not isinstance(entries, list)
+        or len(entries) != length
+        or not all(map(is_scored, entries[1:]))
+    ):
         return None
     return entries

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from flagdeploy.config.secret import Secret
 from flagdeploy.errors import EvalError
+from flagdeploy.evals.shape import ANSWER, misfit
 
 if TYPE_CHECKING:
     import aiohttp
@@ -154,9 +155,12 @@ class Client:
             async with self._session.request(method, url, json=payload) as response:
                 text = await response.text()
                 if response.status == 200:
-                    if isinstance(body := _parsed(text), dict):
-                        return "ok", 200, body, None, None
-                    return "error", 200, None, f"HTTP 200 without a JSON object: {text[:300]}", None
+                    body = _parsed(text)
+                    if body is None:
+                        return "error", 200, None, f"HTTP 200 without JSON: {text[:300]}", None
+                    if odd := misfit(body, ANSWER if payload else {}):
+                        return "error", 200, None, f"HTTP 200, but {odd} has the wrong type", None
+                    return "ok", 200, body, None, None
                 status = "error" if response.status in RETRIED else "refused"
                 error = f"HTTP {response.status}: {text[:300]}"
                 return status, response.status, None, error, _retry_after(response, self.patience)

@@ -62,8 +62,8 @@ class Other(Stub):
 @pytest.mark.parametrize(
     ("status", "text", "message"),
     [
-        (200, "<html>\nhello</html>", "/models answers HTTP 200 without a JSON object: <html>"),
-        (200, "[1]", "/models answers HTTP 200 without a JSON object: [1]"),
+        (200, "<html>\nhello</html>", "/models answers HTTP 200 without JSON: <html>"),
+        (200, "[1]", "/models answers HTTP 200, but answer has the wrong type"),
         (200, '{"data": [1, {}]}', " serves no model, not any"),
         (200, '{"data": 3}', " serves no model, not any"),
         (404, "<html>\nnot here", "/models answers HTTP 404: <html>"),
