@@ -29,14 +29,14 @@ class Stopped:
 
 
 def stop(
-    name: str | None = None,
+    name: str | None,
     *,
     hosts: str | None = None,
     workspace: str | None = None,
     report: Report = silent,
 ) -> Stopped:
-    """Stop and remove the ranks of deployment `name` (of all: None) on every host that may have
-    any, running or not.
+    """Stop and remove the ranks of deployment `name` (of all, if None is given) on every host that
+    may have any, running or not.
 
     That nothing runs is no error. Raises ConfigError for an unknown deployment before anything is
     touched, HostError or HostsFailed for hosts that do not answer, after the others were stopped;
