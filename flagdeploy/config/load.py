@@ -64,7 +64,7 @@ def load(
     if problems or deployment is None:
         raise ConfigError(_ordered(problems + typing_problems))
     deployment = _finished(_with_secrets(deployment, secrets), root)
-    return Loaded(deployment, _hosts(deployment, root, hosts), root, merged)
+    return Loaded(deployment, _hosts(deployment, root, hosts, merged), root, merged)
 
 
 def merge(
@@ -260,7 +260,9 @@ def _finished(deployment: Deployment, root: Path) -> Deployment:
     return replace(deployment, model=model)
 
 
-def _hosts(deployment: Deployment, root: Path, given: str | None) -> tuple[Host, ...]:
+def _hosts(
+    deployment: Deployment, root: Path, given: str | None, merged: Merged
+) -> tuple[Host, ...]:
     """The inventory: `--hosts` is relative to the current folder, `hostfile` to the workspace."""
     if deployment.launcher == "local":
         return (Host("localhost", slots=deployment.parallel.tensor),)
@@ -268,6 +270,9 @@ def _hosts(deployment: Deployment, root: Path, given: str | None) -> tuple[Host,
         what = "no inventory: set `hostfile`, or give --hosts FILE"
         raise ConfigError([Problem("defaults", "hostfile", what)])
     path = Path(given) if given else root / deployment.hostfile
+    if not path.exists():
+        what = f"no such inventory: {path}"
+        raise ConfigError([Problem(merged.where(("hostfile",)), "hostfile", what)])
     hosts = hostfile.read(path)
     return hosts[: deployment.max_hosts] if deployment.max_hosts else hosts
 
