@@ -4,7 +4,6 @@ Commands, files, TCP and unix sockets of the host all go through it. Only the ph
 authentication is ever retried; a wrong key or an unknown host key never is.
 """
 
-import logging
 import random
 import shlex
 import socket
@@ -24,9 +23,6 @@ from flagdeploy.launchers.base import Result, Stream
 from flagdeploy.launchers.channel import ChannelStream, open_unix
 from flagdeploy.launchers.refusals import UnknownHostKey, explain, is_transient
 from flagdeploy.launchers.route import Route, route
-
-# paramiko logs what it also raises; without a handler Python would print it.
-logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 KEEPALIVE_S = 15
 SILENCE_MS = 45_000
@@ -193,10 +189,12 @@ class Connection:
     def _connect(self) -> paramiko.SSHClient:
         way = route(self.host)
         for pause in (*self._retry_pauses, None):
+            began = time.monotonic()
             try:
                 return self._attempt(way)
             except (OSError, EOFError, paramiko.SSHException) as error:
-                if pause is None or not is_transient(error):
+                silent = time.monotonic() - began >= self._timeouts.banner
+                if pause is None or silent or not is_transient(error):
                     raise explain(self.name, way, error, self._timeouts.connect) from None
                 time.sleep(pause * random.uniform(0.8, 1.2))
         raise AssertionError("the last attempt returns or raises")

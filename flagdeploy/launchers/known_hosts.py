@@ -3,8 +3,10 @@
 import base64
 import contextlib
 import hashlib
+import logging
 import os
 import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,9 @@ import paramiko
 
 from flagdeploy.config.launch import Host
 from flagdeploy.errors import HostError
+
+# paramiko logs what it also raises; without a handler Python would print it.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 SYSTEM_FILES = (Path("~/.ssh/known_hosts"), Path("/etc/ssh/ssh_known_hosts"))
 # One file for all types would have to be asked for; these are the types that sshd makes.
@@ -72,11 +77,15 @@ def fetch(host: Host, address: str, port: int, timeout: float = 10) -> list[Host
             raise HostError(str(host), f"no connection to {address}:{port}: {error}") from None
         with contextlib.closing(paramiko.Transport(sock)) as transport:
             transport.get_security_options().key_types = (key_type,)
+            began = time.monotonic()
             try:
-                transport.start_client(timeout=timeout)
+                transport.start_client(timeout=timeout)  # returns when the time is over, too
+                key = transport.get_remote_server_key()
             except (paramiko.SSHException, EOFError):
-                continue
-            key = transport.get_remote_server_key()
+                if time.monotonic() - began < timeout:
+                    continue
+                what = f"{address}:{port} did not answer within {timeout:g} s"
+                raise HostError(str(host), what, "does sshd run there?") from None
             keys.append(HostKey(host, entry_name(address, port), key.get_name(), key.get_base64()))
     if not keys:
         raise HostError(

@@ -9,7 +9,9 @@ from flagdeploy.errors import HostError
 from flagdeploy.launchers import known_hosts
 from flagdeploy.launchers.route import Route
 
-_NO_KEY = "No authentication methods"  # paramiko's words, of a plain SSHException
+# paramiko's words, of a plain SSHException
+_NO_KEY = "No authentication methods"
+_BAD_KEY = "private key"
 
 
 class UnknownHostKey(paramiko.SSHException):
@@ -28,12 +30,13 @@ def is_transient(error: Exception) -> bool:
     if isinstance(error, socket.gaierror):
         return error.errno == socket.EAI_AGAIN
     permanent = (
-        *(FileNotFoundError, PermissionError, TimeoutError, UnknownHostKey),
+        *(FileNotFoundError, PermissionError, IsADirectoryError, TimeoutError, UnknownHostKey),
         *(paramiko.AuthenticationException, paramiko.BadHostKeyException),
         paramiko.ssh_exception.IncompatiblePeer,
     )
     unreachable = getattr(error, "errno", None) in (errno.EHOSTUNREACH, errno.ENETUNREACH)
-    return not (isinstance(error, permanent) or unreachable or _NO_KEY in str(error))
+    ours = _NO_KEY in str(error) or _BAD_KEY in str(error)
+    return not (isinstance(error, permanent) or unreachable or ours)
 
 
 def explain(host: str, way: Route, error: Exception, waited_s: float) -> HostError:
@@ -60,6 +63,8 @@ def explain(host: str, way: Route, error: Exception, waited_s: float) -> HostErr
             )
         case FileNotFoundError():
             return HostError(host, f"{error.filename}: no such key file")
+        case IsADirectoryError() | PermissionError() if error.filename:
+            return HostError(host, f"{error.filename}: no private key: {error.strerror}")
         case ConnectionRefusedError():
             hint = "is sshd running there, on this port?"
             return HostError(host, f"{place} refuses connections", hint)
@@ -68,6 +73,9 @@ def explain(host: str, way: Route, error: Exception, waited_s: float) -> HostErr
             return HostError(host, what, "is the host up?")
         case _ if _NO_KEY in str(error):
             return _not_let_in(host, way, error)
+        case _ if _BAD_KEY in str(error):
+            keys = ", ".join(way.keys) or "~/.ssh/id_*"
+            return HostError(host, f"{keys}: {error}", "name the private key, not the public one")
     return HostError(host, f"no SSH connection to {place}: {error}", "is the host up?")
 
 
