@@ -43,7 +43,7 @@ def check(
     with places.launchers(None, find(workspace), hosts) as launchers:
         answers = workflow(launchers, command or ())
     out.result(answers.text(), answers.to_dict())
-    if answers.failures:
+    if not answers.ok:
         raise typer.Exit(1)
 
 

@@ -22,7 +22,7 @@ from flagdeploy.launchers import known_hosts
 from flagdeploy.launchers.base import Result, Stream
 from flagdeploy.launchers.channel import ChannelStream, open_unix
 from flagdeploy.launchers.refusals import UnknownHostKey, explain, is_transient
-from flagdeploy.launchers.route import Route, route
+from flagdeploy.launchers.route import Route, port_number, route
 
 KEEPALIVE_S = 15
 SILENCE_MS = 45_000
@@ -238,7 +238,7 @@ class Connection:
         """A channel through the jump host; of a chain, the last hop is reached by the others."""
         user, _, place = str(way.jump).rpartition(",")[2].rpartition("@")
         address, _, port = place.partition(":")
-        hop = Host(address, user=user or None, port=int(port or 22))
+        hop = Host(address, user=user or None, port=port_number(self.host, port or "22"))
         self._jump = Connection(hop, self._known_hosts_file, self._timeouts, self._retry_pauses)
         return self._jump.transport.open_channel(
             "direct-tcpip",

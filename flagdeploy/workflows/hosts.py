@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,12 @@ class Answers:
     same: tuple[tuple[tuple[str, ...], str], ...]
     """(hosts, their answer), in the order of the inventory."""
     failures: Mapping[str, HostError]
+    exit_codes: Mapping[str, int] = field(default_factory=dict)
+    """Of the command, by host; empty without a command."""
+
+    @property
+    def ok(self) -> bool:
+        return not self.failures and not any(self.exit_codes.values())
 
     def text(self) -> str:
         lines = []
@@ -30,7 +36,11 @@ class Answers:
 
     def to_dict(self) -> dict[str, Any]:
         same = [{"hosts": list(hosts), "answer": answer} for hosts, answer in self.same]
-        return {"same": same, "failures": {h: str(e) for h, e in self.failures.items()}}
+        return {
+            "same": same,
+            "failures": {h: str(e) for h, e in self.failures.items()},
+            "exit_codes": dict(self.exit_codes),
+        }
 
 
 def check(
@@ -45,9 +55,13 @@ def check(
     answer alike are put together.
     """
 
+    exit_codes: dict[str, int] = {}
+
     def describe(launcher: Launcher) -> str:
         if command:
-            return _output(launcher.run(command, timeout=600), command)
+            result = launcher.run(command, timeout=600)
+            exit_codes[str(launcher.host)] = result.exit_code
+            return _output(result, command)
         facts = launcher.probe("", devices, ())
         kernel = launcher.run(["uname", "-srm"]).text
         nodes = ", ".join(facts.device_nodes) or "none"
@@ -60,7 +74,8 @@ def check(
     for host, answer in answers.items():
         groups.setdefault(answer, []).append(host)
     same = tuple((tuple(hosts), answer) for answer, hosts in groups.items())
-    return Answers(same, {h: e for h, e in failures.items() if isinstance(e, HostError)})
+    refused = {h: e for h, e in failures.items() if isinstance(e, HostError)}
+    return Answers(same, refused, exit_codes)
 
 
 def _output(result: Result, command: Sequence[str]) -> str:

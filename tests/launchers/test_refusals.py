@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import paramiko
 import pytest
@@ -16,7 +17,7 @@ from flagdeploy.errors import HostError
 from flagdeploy.launchers import known_hosts
 from flagdeploy.launchers.connection import Connection, Timeouts
 from flagdeploy.launchers.refusals import explain, is_transient
-from flagdeploy.launchers.route import Route
+from flagdeploy.launchers.route import Route, route
 
 WAY = Route("192.0.2.1", 22, "deploy", ("/keys/id",), False, None, ())
 BAD_KEYS = {
@@ -81,3 +82,21 @@ def test_fetching_keys_from_what_is_no_sshd_prints_nothing() -> None:
         )
     assert done.stdout == f"a: 127.0.0.1:{number} shows no SSH host key\n"
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Host *\n Port abc\n", "~/.ssh/config: `abc` is no port"),
+        ("garbage\n", "HOME/.ssh/config: Unparsable line garbage"),
+    ],
+)
+def test_an_ssh_config_that_cannot_be_understood(
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh/config").write_text(text)
+    with pytest.raises(HostError) as error:
+        route(Host("a"))
+    assert str(error.value).replace(str(tmp_path), "HOME") == f"a: {message}"

@@ -46,6 +46,9 @@ def test_a_command_on_every_host(fleet: Fleet, launchers: Launchers) -> None:
     lines = [f"{node.address}\nexit code 4: " for node in fleet]
     assert [answer.startswith(line) for (_, answer), line in zip(answers.same, lines, strict=True)]
     assert len(answers.same) == 2
+    assert answers.exit_codes == {node.address: 4 for node in fleet}
+    assert not answers.ok
+    assert check(launchers, ["true"]).ok
 
 
 def test_a_host_that_is_down_is_named(fleet: Fleet, launchers: Launchers) -> None:
