@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 
-from flagdeploy.checkpoint.jobs import Copy, Dequantize, ShardJob, Tile
+from flagdeploy.checkpoint.jobs import ShardJob, Tile, Work
 from flagdeploy.checkpoint.shard import OpenShard, Scratch
 
 NonFinite = Callable[[str, dict[str, int]], None]
@@ -63,7 +63,7 @@ class _Run:
 
     def _stream(
         self, jobs: Sequence[ShardJob]
-    ) -> Iterator[tuple[OpenShard, tuple[Copy | Dequantize, Tile] | None]]:
+    ) -> Iterator[tuple[OpenShard, tuple[Work, Tile] | None]]:
         for job in jobs:
             shard = OpenShard(job, self.source, self.out)
             self.open.append(shard)
@@ -90,9 +90,7 @@ class _Run:
             self.stop.set()
             raise
 
-    def _last(
-        self, shard: OpenShard, task: tuple[Copy | Dequantize, Tile] | None, bad: int
-    ) -> bool:
+    def _last(self, shard: OpenShard, task: tuple[Work, Tile] | None, bad: int) -> bool:
         """Count one tile; true when it was the last of its shard."""
         with self.lock:
             if task:

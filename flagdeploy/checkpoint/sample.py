@@ -20,7 +20,12 @@ def compare_samples(jobs: Sequence[ShardJob], source: Path, out: Path) -> str | 
     A sample is one row of one block of an FP8 tensor, from the table of FP8 values instead of their
     bits, or the first 4 kB of a copied tensor.
     """
-    everything = [(job, item) for job in jobs for item in job.work if item.source.nbytes]
+    everything = [
+        (job, item)
+        for job in jobs
+        for item in job.work
+        if isinstance(item, Copy | Dequantize) and item.source.nbytes
+    ]
     chance = random.Random(0)
     for job, item in chance.sample(everything, min(_SAMPLES, len(everything))):
         if isinstance(item, Dequantize):

@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,10 @@ from flagdeploy.checkpoint.verify import Verification
 from flagdeploy.errors import CheckpointError
 from flagdeploy.records.sizes import readable
 
-_TORCH_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+TORCH_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 # Files that describe the quantization that is being removed.
 _QUANTIZATION_FILES = {"hf_quant_config.json", "quant_cfg.json", "quantize_config.json"}
-_LAYER = re.compile(r"model\.layers\.(\d+)\.")
+LAYER = re.compile(r"model\.layers\.(\d+)\.")
 _SHOWN = 10
 
 
@@ -35,7 +35,8 @@ class DequantPlan:
     """Everything a dequantization will do; sizes in bytes.
 
     `identity` tells this conversion of this source from any other, `data_bytes` counts the tensors
-    of the output, `side_files` are copied and `left_out` are not.
+    of the output, `side_files` are copied and `left_out` are not; `written` are JSON files by name
+    besides index and config.json, and `config_note` says what the latter becomes.
     """
 
     source: Path
@@ -48,10 +49,18 @@ class DequantPlan:
     side_files: tuple[str, ...]
     left_out: tuple[str, ...]
     identity: Mapping[str, Any]
+    config_note: str
+    verb: str = "dequantized"
+    written: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def dequantized(self) -> int:
-        return sum(isinstance(item, Dequantize) for job in self.jobs for item in job.work)
+    def converted(self) -> int:
+        """Tensors of the source that are not copied as they are."""
+        return sum(not isinstance(item, Copy) for job in self.jobs for item in job.work)
+
+    @property
+    def copied(self) -> int:
+        return sum(isinstance(item, Copy) for job in self.jobs for item in job.work)
 
     @property
     def source_bytes(self) -> int:
@@ -62,12 +71,12 @@ class DequantPlan:
         return sum(job.nbytes for job in self.jobs)
 
     def __str__(self) -> str:
-        copied = len(self.weight_map) - self.dequantized
         lines = [
             f"dequant {self.source}: {self.source_format} -> {self.to}",
-            f"  {len(self.jobs)} shard(s): {self.dequantized} tensors dequantized, {copied} copied",
+            f"  {len(self.jobs)} shard(s): {self.converted} tensors {self.verb}, "
+            f"{self.copied} copied",
             f"  {readable(self.source_bytes)} read, {readable(self.output_bytes)} written",
-            f"  config.json: {_TORCH_DTYPES[self.to]}, without quantization_config",
+            f"  config.json: {self.config_note}",
             f"  copied: {', '.join(self.side_files) or 'nothing'}",
         ]
         if self.left_out:
@@ -82,7 +91,7 @@ class DequantPlan:
             "to": self.to,
             "shards": {job.name: job.nbytes for job in self.jobs},
             "tensors": len(self.weight_map),
-            "dequantized": self.dequantized,
+            "converted": self.converted,
             "source_bytes": self.source_bytes,
             "output_bytes": self.output_bytes,
             "side_files": list(self.side_files),
@@ -109,15 +118,15 @@ def plan_dequant(
     }
     found = recognise(checkpoint.config, tensors)
     block = _require_fp8_block(checkpoint, found, to)
-    _check_pairs(checkpoint, tensors, block)
-    kept = _without_mtp(checkpoint, tensors) if drop_mtp else tensors
+    check_pairs(checkpoint, tensors, block)
+    kept = without_mtp(checkpoint, tensors) if drop_mtp else tensors
     jobs = tuple(
         job
         for shard, header in sorted(checkpoint.headers.items())
         if (job := _shard_job(shard, header, checkpoint, kept, block, to))
     )
-    side_files, left_out = _split_files(checkpoint, files)
-    config = _edit_config(checkpoint.config, to, drop_mtp)
+    side_files, left_out = split_files(checkpoint, files)
+    config = plain_config(checkpoint.config, to, drop_mtp)
     return DequantPlan(
         source=checkpoint.index.folder,
         source_format=found,
@@ -128,7 +137,8 @@ def plan_dequant(
         config=config,
         side_files=side_files,
         left_out=left_out,
-        identity=_identity(checkpoint, files, jobs, to, config),
+        identity=identity_of(checkpoint, files, jobs, to, config),
+        config_note=plain_note(to),
     )
 
 
@@ -147,7 +157,7 @@ def _require_fp8_block(checkpoint: Verification, found: Format, to: str) -> tupl
     return found.block
 
 
-def _check_pairs(
+def check_pairs(
     checkpoint: Verification, tensors: Mapping[str, Tensor], block: tuple[int, int]
 ) -> None:
     problems = []
@@ -189,18 +199,24 @@ def _scale_problem(tensor: Tensor, scale: Tensor | None, block: tuple[int, int])
     return None
 
 
-def _without_mtp(checkpoint: Verification, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors without the multi-token prediction layers, which follow the last hidden layer."""
+def hidden_layers(checkpoint: Verification) -> int:
+    """How many layers the model has besides those of multi-token prediction."""
     layers = checkpoint.config.get("num_hidden_layers")
-    if not isinstance(layers, int):
+    if type(layers) is not int or layers < 1:
         raise CheckpointError(
             f"{checkpoint.index.folder}/config.json: num_hidden_layers is not a number: "
             "cannot tell which layers are MTP"
         )
+    return layers
+
+
+def without_mtp(checkpoint: Verification, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without the multi-token prediction layers, which follow the last hidden layer."""
+    layers = hidden_layers(checkpoint)
     return {
         name: tensor
         for name, tensor in tensors.items()
-        if not ((layer := _LAYER.match(name)) and int(layer[1]) >= layers)
+        if not ((layer := LAYER.match(name)) and int(layer[1]) >= layers)
     }
 
 
@@ -245,18 +261,24 @@ def _shard_job(
     return ShardJob(shard, head, items, laid.file_bytes)
 
 
-def _edit_config(config: Mapping[str, Any], to: str, drop_mtp: bool) -> dict[str, Any]:
+def plain_note(to: str) -> str:
+    """One line about what `plain_config` does."""
+    return f"{TORCH_DTYPES[to]}, without quantization_config"
+
+
+def plain_config(config: Mapping[str, Any], to: str, drop_mtp: bool) -> dict[str, Any]:
+    """The config.json of weights without quantization."""
     edited = {key: value for key, value in config.items() if key != "quantization_config"}
     # Transformers 5 renamed torch_dtype to dtype and reads both.
-    edited["dtype" if "dtype" in edited else "torch_dtype"] = _TORCH_DTYPES[to]
+    edited["dtype" if "dtype" in edited else "torch_dtype"] = TORCH_DTYPES[to]
     if "dtype" in edited and "torch_dtype" in edited:
-        edited["torch_dtype"] = _TORCH_DTYPES[to]
+        edited["torch_dtype"] = TORCH_DTYPES[to]
     if drop_mtp:
         edited["num_nextn_predict_layers"] = 0
     return edited
 
 
-def _split_files(
+def split_files(
     checkpoint: Verification, files: Mapping[str, int]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the files to copy as they are, and of those that have no place in the output."""
@@ -266,7 +288,7 @@ def _split_files(
     return tuple(name for name in others if name not in left), tuple(left)
 
 
-def _identity(
+def identity_of(
     checkpoint: Verification,
     files: Mapping[str, int],
     jobs: tuple[ShardJob, ...],
@@ -278,4 +300,6 @@ def _identity(
         digest.update(f"{shard} {header.file_bytes} {files[shard]}\n".encode())
     for job in jobs:
         digest.update(job.head)
+        for _, content in job.constants:
+            digest.update(content)
     return {"kind": "dequant", "to": to, "work": digest.hexdigest()}
