@@ -105,7 +105,8 @@ def report(began: float) -> None:
     cpu = used.ru_utime + used.ru_stime - CPU_BEFORE[0]
     wall = time.perf_counter() - began
     # Not ru_maxrss, which counts what this process was before it became another program.
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").open())
+    lines = Path("/proc/self/status").read_text().splitlines()
+    status = dict(line.split(":", 1) for line in lines)
     rss = int(status["VmHWM"].split()[0]) / 1024
     print(json.dumps({"wall": wall, "cpu": cpu, "rss": rss}))
 
