@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from flagdeploy.checkpoint.folder import PART, explained, publish
 from flagdeploy.checkpoint.fp8 import Dequantizer, decode_scales, itemsize
 from flagdeploy.checkpoint.jobs import Copy, Dequantize, Extent, ShardJob, Tile
+from flagdeploy.checkpoint.native import NativeDequantizer, dequantizer
 from flagdeploy.checkpoint.safetensors_file import DTYPE_BITS
 from flagdeploy.errors import CheckpointError
 
@@ -54,9 +55,9 @@ class OpenShard:
         shape = tile.height, tile.nbytes // tile.height
         scales = self._scales(item, tile, shape[1], scratch)
         out = scratch.get("out", tile.nbytes * itemsize(item.to))
-        dequantizer = scratch.dequantizer(item.to)
-        values = out.view(dequantizer.dtype).reshape(shape)
-        bad = dequantizer(raw.reshape(shape), scales, values, tile.row, item.block)
+        dequantize = scratch.dequantizer(item.to)
+        values = out.view(dequantize.dtype).reshape(shape)
+        bad = dequantize(raw.reshape(shape), scales, values, tile.row, item.block)
         return out, bad
 
     def _scales(self, item: Dequantize, tile: Tile, width: int, scratch: "Scratch") -> NDArray[Any]:
@@ -98,7 +99,7 @@ class Scratch:
 
     def __init__(self) -> None:
         self.arrays: dict[str, NDArray[Any]] = {}
-        self.dequantizers: dict[str, Dequantizer] = {}
+        self.dequantizers: dict[str, Dequantizer | NativeDequantizer] = {}
 
     def get(self, name: str, nbytes: int) -> NDArray[Any]:
         array = self.arrays.get(name)
@@ -106,9 +107,9 @@ class Scratch:
             array = self.arrays[name] = np.empty(nbytes, np.uint8)
         return array[:nbytes]
 
-    def dequantizer(self, to: str) -> Dequantizer:
+    def dequantizer(self, to: str) -> Dequantizer | NativeDequantizer:
         if to not in self.dequantizers:
-            self.dequantizers[to] = Dequantizer(to)
+            self.dequantizers[to] = dequantizer(to)
         return self.dequantizers[to]
 
 

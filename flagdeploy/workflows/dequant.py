@@ -14,6 +14,7 @@ from flagdeploy.checkpoint.folder import explained, inside, list_files, read_jso
 from flagdeploy.checkpoint.fp8 import TARGETS
 from flagdeploy.checkpoint.index import write_index
 from flagdeploy.checkpoint.jobs import ShardJob, finished
+from flagdeploy.checkpoint.native import kernel
 from flagdeploy.checkpoint.sample import compare_samples
 from flagdeploy.checkpoint.verify import verify
 from flagdeploy.errors import CheckpointError, UsageError
@@ -29,7 +30,7 @@ class DequantResult:
     """What happened: `shards_written` of them were converted now, the others were there.
 
     `nonfinite` counts NaN and infinities in the output by tensor: those of the source, and for
-    fp16 what is beyond 65504.
+    fp16 what is beyond 65504. `kernel` (native or numpy) is what computed the shards written.
     """
 
     folder: Path
@@ -37,6 +38,7 @@ class DequantResult:
     plan: DequantPlan
     shards_written: int
     nonfinite: Mapping[str, int]
+    kernel: str | None = None
 
     def __str__(self) -> str:
         if self.outcome == "planned":
@@ -54,6 +56,7 @@ class DequantResult:
             "folder": str(self.folder),
             "outcome": self.outcome,
             "shards_written": self.shards_written,
+            "kernel": self.kernel,
             "nonfinite": dict(self.nonfinite),
             "plan": self.plan.to_dict(),
         }
@@ -93,6 +96,7 @@ def dequant(
         return DequantResult(target, "already done", plan, 0, nonfinite)
     if dry_run:
         return DequantResult(target, "planned", plan, 0, {})
+    used = kernel()
     todo = [job for job in plan.jobs if not finished(job, target)]
     require_space(target, sum(job.nbytes for job in todo))
     with ownership.own(target, plan.identity):
@@ -105,13 +109,14 @@ def dequant(
             "format": to,
             "total_size": plan.data_bytes,
             "nonfinite": nonfinite,
+            "kernel": used,
             "origin": _origin(source),
             "files": {name: (target / name).stat().st_size for name in list_files(target)},
         }
         ownership.complete(target, plan.identity, record)
     for name, count in nonfinite.items():
         report(Event("convert", f"{name}: {count} values are NaN or infinite"))
-    return DequantResult(target, "converted", plan, len(todo), nonfinite)
+    return DequantResult(target, "converted", plan, len(todo), nonfinite, used)
 
 
 def _plan(source: Path, target: Path, to: str, drop_mtp: bool) -> DequantPlan:
