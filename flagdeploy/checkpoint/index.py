@@ -51,13 +51,16 @@ def _read(path: Path) -> Index:
     weight_map = content.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path}: has no weight_map")
-    for name, shard in weight_map.items():
-        if not isinstance(shard, str):
-            raise CheckpointError(
-                f"{path}: weight_map: {name}: {reprlib.repr(shard)} is not a file name"
-            )
-    for shard in set(weight_map.values()):
+    if set(map(type, weight_map.values())) != {str}:
+        name, what = next(item for item in weight_map.items() if type(item[1]) is not str)
+        raise CheckpointError(
+            f"{path}: weight_map: {name}: {reprlib.repr(what)} is not a file name"
+        )
+    shards = {shard: shard for shard in weight_map.values()}
+    for shard in shards:
         inside(path.parent, shard)
+    # The same string for each tensor of a shard: 100,000 of them are 8 MB.
+    weight_map = dict(zip(weight_map, map(shards.__getitem__, weight_map.values()), strict=True))
     metadata = content.get("metadata")
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
     # Some writers store the size as a float.

@@ -13,7 +13,7 @@ from flagdeploy.checkpoint.disk import free_space, require_space
 from flagdeploy.checkpoint.folder import explained, inside, list_files, read_json, write_json
 from flagdeploy.checkpoint.fp8 import TARGETS
 from flagdeploy.checkpoint.index import write_index
-from flagdeploy.checkpoint.jobs import ShardJob, finished
+from flagdeploy.checkpoint.jobs import finished
 from flagdeploy.checkpoint.native import kernel
 from flagdeploy.checkpoint.sample import compare_samples
 from flagdeploy.checkpoint.verify import verify
@@ -97,8 +97,8 @@ def dequant(
     if dry_run:
         return DequantResult(target, "planned", plan, 0, {})
     used = kernel()
-    todo = [job for job in plan.jobs if not finished(job, target)]
-    require_space(target, sum(job.nbytes for job in todo))
+    todo = [shard for shard in plan.jobs.names if not _finished(plan, shard, target)]
+    require_space(target, sum(map(plan.jobs.needs, todo)))
     with ownership.own(target, plan.identity):
         nonfinite = _convert(plan, todo, target, workers or _default_workers(), report)
         _write_rest(plan, target)
@@ -142,14 +142,19 @@ def _default_workers() -> int:
     return min(16, len(os.sched_getaffinity(0)))
 
 
+def _finished(plan: DequantPlan, shard: str, target: Path) -> bool:
+    # The job is not made for a file that is not there: of a new folder, all.
+    return (target / shard).is_file() and finished(plan.jobs.of(shard), target)
+
+
 def _convert(
-    plan: DequantPlan, todo: list[ShardJob], target: Path, workers: int, report: Report
+    plan: DequantPlan, todo: list[str], target: Path, workers: int, report: Report
 ) -> dict[str, int]:
     """Convert the shards that are not finished; returns the non-finite counts of all shards."""
     mark = ownership.look(target, plan.identity).mark
     nonfinite: dict[str, int] = dict(mark.get("nonfinite", {}))
     total = plan.source_bytes
-    before = total - sum(item.source.nbytes for job in todo for item in job.work)
+    before = total - sum(map(plan.jobs.read, todo))
 
     def progress(done: int) -> None:
         report(Event("convert", f"to {plan.to}", done=before + done, total=total, unit="B"))
@@ -158,7 +163,7 @@ def _convert(
         nonfinite.update(counts)
         ownership.note(target, plan.identity, {"nonfinite": nonfinite})
 
-    convert(todo, plan.source, target, workers, progress, remember)
+    convert(map(plan.jobs.of, todo), plan.source, target, workers, progress, remember)
     return dict(sorted(nonfinite.items()))
 
 
@@ -179,7 +184,7 @@ def _origin(source: Path) -> Any:
 def _check(plan: DequantPlan, target: Path) -> None:
     """Read the output back: headers of all shards, and sampled blocks computed another way."""
     verify(target).require()
-    if wrong := compare_samples(plan.jobs, plan.source, target):
+    if wrong := compare_samples(plan.weight_map, plan.jobs.of, plan.source, target):
         raise CheckpointError(
             f"{target}: {wrong} differs from the source when computed again",
             "memory or the disk of this machine may be at fault; remove the folder and try again",
