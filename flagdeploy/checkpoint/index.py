@@ -1,6 +1,7 @@
 """``model.safetensors.index.json``, and checkpoints of a single file that have none."""
 
 import reprlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,11 +57,10 @@ def _read(path: Path) -> Index:
         raise CheckpointError(
             f"{path}: weight_map: {name}: {reprlib.repr(what)} is not a file name"
         )
-    shards = {shard: shard for shard in weight_map.values()}
-    for shard in shards:
+    for shard in set(weight_map.values()):
         inside(path.parent, shard)
     # The same string for each tensor of a shard: 100,000 of them are 8 MB.
-    weight_map = dict(zip(weight_map, map(shards.__getitem__, weight_map.values()), strict=True))
+    weight_map = dict(zip(weight_map, map(sys.intern, weight_map.values()), strict=True))
     metadata = content.get("metadata")
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
     # Some writers store the size as a float.

@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -76,27 +76,24 @@ class Jobs(Sequence[ShardJob]):
         items = tuple(self._work(target, laid) for target in laid.tensors.values())
         return ShardJob(shard, head, items, laid.file_bytes)
 
-    def read(self, shard: str) -> int:
-        """Bytes of the tensors that the shard's job reads, scales aside."""
-        return sum(tensor.nbytes for tensor in self._sources(shard))
-
-    def written(self, shard: str) -> int:
-        """Bytes of the tensors that the shard's job writes."""
+    @cached_property
+    def sizes(self) -> Mapping[str, tuple[int, int]]:
+        """Bytes of tensors that each shard's job reads, scales aside, and writes."""
         wider = itemsize(self.to)
-        return sum(
-            tensor.nbytes * wider if tensor.dtype == "F8_E4M3" else tensor.nbytes
-            for tensor in self._sources(shard)
-        )
+        sizes = {}
+        for shard in self.names:
+            tensors = self.checkpoint.headers[shard].tensors
+            kept = [tensor for name, tensor in tensors.items() if name in self.weight_map]
+            fp8 = sum(t.end - t.begin for t in kept if t.dtype == "F8_E4M3")
+            copied = sum(t.end - t.begin for t in kept) - fp8
+            sizes[shard] = fp8 + copied, fp8 * wider + copied
+        return sizes
 
     def needs(self, shard: str) -> int:
         """Room that the output shard takes, a little above its size: the header of the output is
         no longer than that of the source but for a digit per offset."""
         header = self.checkpoint.headers[shard]
-        return self.written(shard) + header.data_start + 4 * len(header.tensors) + 64
-
-    def _sources(self, shard: str) -> Iterator[Tensor]:
-        tensors = self.checkpoint.headers[shard].tensors
-        return (tensor for name, tensor in tensors.items() if name in self.weight_map)
+        return self.sizes[shard][1] + header.data_start + 4 * len(header.tensors) + 64
 
     def _dtype(self, tensor: Tensor) -> str:
         return TARGETS[self.to] if tensor.dtype == "F8_E4M3" else tensor.dtype
@@ -145,12 +142,12 @@ class DequantPlan:
 
     @cached_property
     def source_bytes(self) -> int:
-        return sum(map(self.jobs.read, self.jobs.names))
+        return sum(read for read, _ in self.jobs.sizes.values())
 
     @cached_property
     def data_bytes(self) -> int:
         """Bytes of the tensors of the output."""
-        return sum(map(self.jobs.written, self.jobs.names))
+        return sum(written for _, written in self.jobs.sizes.values())
 
     @cached_property
     def output_sizes(self) -> Mapping[str, int]:

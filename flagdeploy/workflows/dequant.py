@@ -154,7 +154,7 @@ def _convert(
     mark = ownership.look(target, plan.identity).mark
     nonfinite: dict[str, int] = dict(mark.get("nonfinite", {}))
     total = plan.source_bytes
-    before = total - sum(map(plan.jobs.read, todo))
+    before = total - sum(plan.jobs.sizes[shard][0] for shard in todo)
 
     def progress(done: int) -> None:
         report(Event("convert", f"to {plan.to}", done=before + done, total=total, unit="B"))
