@@ -5,7 +5,7 @@ has its name is finished. Memory is one tile per thread whatever the sizes of te
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
@@ -17,14 +17,15 @@ NonFinite = Callable[[str, dict[str, int]], None]
 
 
 def convert(
-    jobs: Sequence[ShardJob],
+    jobs: Iterable[ShardJob],
     source: Path,
     out: Path,
     workers: int,
     progress: Callable[[int], None],
     nonfinite: NonFinite,
 ) -> None:
-    """Write the shards of `jobs` into `out`; on any error or interrupt, finished ones remain.
+    """Write the shards of `jobs`, each taken when its turn comes, into `out`; on any error or
+    interrupt, finished ones remain.
 
     `progress` is called from the calling thread with the number of source bytes done so far.
     `nonfinite` is called, before a shard gets its name, with the tensors of the result that hold
@@ -50,7 +51,7 @@ class _Run:
     """What the threads of a conversion share: the stream of tiles, the shards being written."""
 
     def __init__(
-        self, jobs: Sequence[ShardJob], source: Path, out: Path, nonfinite: NonFinite
+        self, jobs: Iterable[ShardJob], source: Path, out: Path, nonfinite: NonFinite
     ) -> None:
         self.source = source
         self.out = out
@@ -62,7 +63,7 @@ class _Run:
         self.stream = self._stream(jobs)
 
     def _stream(
-        self, jobs: Sequence[ShardJob]
+        self, jobs: Iterable[ShardJob]
     ) -> Iterator[tuple[OpenShard, tuple[Work, Tile] | None]]:
         for job in jobs:
             shard = OpenShard(job, self.source, self.out)

@@ -6,7 +6,7 @@ quotients, rounded to FP32, equal those computed in FP32, and by search among th
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ _SAMPLES = 64
 
 
 def compare_quantized(
-    jobs: Sequence[ShardJob], source: Path, out: Path
+    jobs: Iterable[ShardJob], source: Path, out: Path
 ) -> tuple[str | None, dict[str, float]]:
     """Compare up to 64 samples of the quantized tensors with the source.
 

@@ -12,6 +12,7 @@ from flagdeploy.checkpoint.folder import PART, explained, publish
 from flagdeploy.checkpoint.fp8 import Dequantizer, decode_scales, itemsize
 from flagdeploy.checkpoint.int4 import Int4Quantizer
 from flagdeploy.checkpoint.jobs import Copy, Dequantize, Extent, ShardJob, Tile, Work
+from flagdeploy.checkpoint.native import NativeDequantizer, dequantizer
 from flagdeploy.checkpoint.quantize_jobs import (
     DecodeInt4,
     DecodeMxfp4,
@@ -72,9 +73,9 @@ class OpenShard:
         shape = tile.height, tile.nbytes // tile.height
         scales = self._scales(item, tile, shape[1], scratch)
         out = scratch.get("out", tile.nbytes * itemsize(item.to))
-        dequantizer = scratch.dequantizer(item.to)
-        values = out.view(dequantizer.dtype).reshape(shape)
-        bad = dequantizer(raw.reshape(shape), scales, values, tile.row, item.block)
+        dequantize = scratch.dequantizer(item.to)
+        values = out.view(dequantize.dtype).reshape(shape)
+        bad = dequantize(raw.reshape(shape), scales, values, tile.row, item.block)
         return out, bad
 
     def _scales(self, item: Dequantize, tile: Tile, width: int, scratch: "Scratch") -> NDArray[Any]:
@@ -122,7 +123,7 @@ class Scratch:
 
     def __init__(self) -> None:
         self.arrays: dict[str, NDArray[Any]] = {}
-        self.dequantizers: dict[str, Dequantizer] = {}
+        self.dequantizers: dict[str, Dequantizer | NativeDequantizer] = {}
         self.int4 = Int4Quantizer()
 
     def get(self, name: str, nbytes: int) -> NDArray[Any]:
@@ -131,9 +132,9 @@ class Scratch:
             array = self.arrays[name] = np.empty(nbytes, np.uint8)
         return array[:nbytes]
 
-    def dequantizer(self, to: str) -> Dequantizer:
+    def dequantizer(self, to: str) -> Dequantizer | NativeDequantizer:
         if to not in self.dequantizers:
-            self.dequantizers[to] = Dequantizer(to)
+            self.dequantizers[to] = dequantizer(to)
         return self.dequantizers[to]
 
 

@@ -51,7 +51,8 @@ def plan_four_bit(
         if recipe := _recipe(source, name, to):
             shards.setdefault(checkpoint.index.weight_map[name], []).append(recipe)
     config = plain_config(checkpoint.config, to, drop_mtp)
-    return assemble(checkpoint, files, found, to, shards, config, config_note=plain_note(to))
+    note = plain_note(to)
+    return assemble(checkpoint, files, found, to, shards, config, [drop_mtp], config_note=note)
 
 
 def _recipe(source: Source, name: str, to: str) -> Recipe | None:

@@ -61,6 +61,7 @@ def plan_fp8(
         "fp8",
         shards,
         config | {"quantization_config": QUANTIZATION_CONFIG},
+        [drop_mtp],
         config_note=f"quantization_config of FP8 in blocks of {BLOCK} x {BLOCK}",
         verb="quantized",
     )

@@ -1,6 +1,6 @@
 """From "this tensor becomes those" to shards in which every byte has its place."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,29 +83,56 @@ def assemble(
     to: str,
     shards: Mapping[str, Sequence[Recipe]],
     config: Mapping[str, Any],
+    options: Sequence[Any] = (),
     **details: Any,
 ) -> DequantPlan:
-    """The plan that writes `shards`, by name; `details` are further fields of DequantPlan."""
-    jobs = tuple(_job(name, recipes) for name, recipes in sorted(shards.items()) if recipes)
+    """The plan that writes `shards`, by name; `options` are what else the output depends on,
+    `details` further fields of DequantPlan."""
     side_files, left_out = split_files(checkpoint, files)
     return DequantPlan(
         source=checkpoint.index.folder,
         source_format=found,
         to=to,
-        jobs=jobs,
-        weight_map={
+        jobs=MadeJobs(shards),
+        config=config,
+        side_files=side_files,
+        left_out=left_out,
+        identity=identity_of(checkpoint, files, [to, *options], config),
+        **details,
+    )
+
+
+class MadeJobs:
+    """The jobs of `shards`, all made at once: the PlannedJobs of every plan made of recipes."""
+
+    def __init__(self, shards: Mapping[str, Sequence[Recipe]]) -> None:
+        self._jobs = {name: _job(name, made) for name, made in sorted(shards.items()) if made}
+        self.names = tuple(self._jobs)
+        self.weight_map = {
             name: shard
             for shard, recipes in shards.items()
             for recipe in recipes
             for name in recipe.outputs
-        },
-        data_bytes=sum(job.nbytes - len(job.head) for job in jobs),
-        config=config,
-        side_files=side_files,
-        left_out=left_out,
-        identity=identity_of(checkpoint, files, jobs, to, config),
-        **details,
-    )
+        }
+        items = [item for job in self for item in job.work]
+        self.copied = sum(isinstance(item, Copy) for item in items)
+        self.converted = len(items) - self.copied
+        self.sizes = {
+            job.name: (sum(item.source.nbytes for item in job.work), job.nbytes - len(job.head))
+            for job in self
+        }
+
+    def of(self, shard: str) -> ShardJob:
+        return self._jobs[shard]
+
+    def needs(self, shard: str) -> int:
+        return self._jobs[shard].nbytes
+
+    def __iter__(self) -> Iterator[ShardJob]:
+        return iter(self._jobs.values())
+
+    def __len__(self) -> int:
+        return len(self._jobs)
 
 
 def _job(shard: str, recipes: Sequence[Recipe]) -> ShardJob:

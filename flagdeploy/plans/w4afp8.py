@@ -63,7 +63,11 @@ def plan_w4afp8(
     layers = hidden_layers(checkpoint)
     source = Source(checkpoint, without_mtp(checkpoint, tensors) if drop_mtp else tensors)
     experts = _experts(source, layers)
-    details = partial(assemble, checkpoint, files, found, "w4afp8", verb="quantized")
+    given = act_scales if isinstance(act_scales, float) else sorted(act_scales.items())
+    options = [drop_mtp, layout, given, parts]
+    details = partial(
+        assemble, checkpoint, files, found, "w4afp8", options=options, verb="quantized"
+    )
     if layout == "vllm":
         _check_vllm_scales(source)
         config = w4afp8_config.compressed_tensors(source.tensors, experts, found.block)

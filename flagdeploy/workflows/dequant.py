@@ -14,7 +14,8 @@ from flagdeploy.checkpoint.copying import copy_file
 from flagdeploy.checkpoint.disk import free_space, require_space
 from flagdeploy.checkpoint.folder import explained, inside, list_files, read_json, write_json
 from flagdeploy.checkpoint.index import write_index
-from flagdeploy.checkpoint.jobs import ShardJob, finished
+from flagdeploy.checkpoint.jobs import finished
+from flagdeploy.checkpoint.native import kernel
 from flagdeploy.checkpoint.sample import compare_samples
 from flagdeploy.checkpoint.sample_quantized import compare_quantized
 from flagdeploy.checkpoint.verify import verify
@@ -33,8 +34,9 @@ class DequantResult:
     """What happened: `shards_written` of them were converted now, the others were there.
 
     `nonfinite` counts NaN and infinities in the output by tensor: those of the source, and for
-    fp16 what is beyond 65504. `error` is what quantization cost, by class of tensor: the relative
-    RMS difference of the sampled weights to what they were, 0.08 meaning 8 %.
+    fp16 what is beyond 65504. `kernel` (native or numpy) is what computed the shards written.
+    `error` is what quantization cost, by class of tensor: the relative RMS difference of the
+    sampled weights to what they were, 0.08 meaning 8 %.
     """
 
     folder: Path
@@ -42,6 +44,7 @@ class DequantResult:
     plan: DequantPlan
     shards_written: int
     nonfinite: Mapping[str, int]
+    kernel: str | None = None
     error: Mapping[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -64,6 +67,7 @@ class DequantResult:
             "folder": str(self.folder),
             "outcome": self.outcome,
             "shards_written": self.shards_written,
+            "kernel": self.kernel,
             "nonfinite": dict(self.nonfinite),
             "error": dict(self.error),
             "plan": self.plan.to_dict(),
@@ -110,11 +114,12 @@ def dequant(
         raise _refusal(target, found)
     if found.state == "complete" and verify(target).ok:
         nonfinite, error = found.mark.get("nonfinite", {}), found.mark.get("error", {})
-        return DequantResult(target, "already done", plan, 0, nonfinite, error)
+        return DequantResult(target, "already done", plan, 0, nonfinite, error=error)
     if dry_run:
         return DequantResult(target, "planned", plan, 0, {})
-    todo = [job for job in plan.jobs if not finished(job, target)]
-    require_space(target, sum(job.nbytes for job in todo))
+    used = kernel()
+    todo = [shard for shard in plan.jobs.names if not _finished(plan, shard, target)]
+    require_space(target, sum(map(plan.jobs.needs, todo)))
     with ownership.own(target, plan.identity):
         nonfinite = _convert(plan, todo, target, workers or _default_workers(), report)
         _write_rest(plan, target)
@@ -126,13 +131,14 @@ def dequant(
             "total_size": plan.data_bytes,
             "nonfinite": nonfinite,
             "error": error,
+            "kernel": used,
             "origin": _origin(source),
             "files": {name: (target / name).stat().st_size for name in list_files(target)},
         }
         ownership.complete(target, plan.identity, record)
     for name, count in nonfinite.items():
         report(Event("convert", f"{name}: {count} values are NaN or infinite"))
-    return DequantResult(target, "converted", plan, len(todo), nonfinite, error)
+    return DequantResult(target, "converted", plan, len(todo), nonfinite, used, error)
 
 
 def _options(
@@ -192,14 +198,19 @@ def _default_workers() -> int:
     return min(16, len(os.sched_getaffinity(0)))
 
 
+def _finished(plan: DequantPlan, shard: str, target: Path) -> bool:
+    # The job is not made for a file that is not there: of a new folder, all.
+    return (target / shard).is_file() and finished(plan.jobs.of(shard), target)
+
+
 def _convert(
-    plan: DequantPlan, todo: list[ShardJob], target: Path, workers: int, report: Report
+    plan: DequantPlan, todo: list[str], target: Path, workers: int, report: Report
 ) -> dict[str, int]:
     """Convert the shards that are not finished; returns the non-finite counts of all shards."""
     mark = ownership.look(target, plan.identity).mark
     nonfinite: dict[str, int] = dict(mark.get("nonfinite", {}))
     total = plan.source_bytes
-    before = total - sum(item.source.nbytes for job in todo for item in job.work)
+    before = total - sum(plan.jobs.sizes[shard][0] for shard in todo)
 
     def progress(done: int) -> None:
         report(Event("convert", f"to {plan.to}", done=before + done, total=total, unit="B"))
@@ -208,7 +219,7 @@ def _convert(
         nonfinite.update(counts)
         ownership.note(target, plan.identity, {"nonfinite": nonfinite})
 
-    convert(todo, plan.source, target, workers, progress, remember)
+    convert(map(plan.jobs.of, todo), plan.source, target, workers, progress, remember)
     return dict(sorted(nonfinite.items()))
 
 
@@ -231,8 +242,12 @@ def _origin(source: Path) -> Any:
 def _check(plan: DequantPlan, target: Path) -> dict[str, float]:
     """Read the output back: headers of all shards, and samples computed another way; the error."""
     verify(target).require()
-    wrong, error = compare_quantized(plan.jobs, plan.source, target)
-    if wrong := compare_samples(plan.jobs, plan.source, target) or wrong:
+    wrong: str | None = None
+    error: dict[str, float] = {}
+    if plan.verb == "quantized":
+        wrong, error = compare_quantized(plan.jobs, plan.source, target)
+    wrong = wrong or compare_samples(plan.weight_map, plan.jobs.of, plan.source, target)
+    if wrong:
         raise CheckpointError(
             f"{target}: {wrong} differs from the source when computed again",
             "memory or the disk of this machine may be at fault; remove the folder and try again",

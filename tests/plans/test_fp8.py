@@ -23,7 +23,7 @@ def test_the_headers_are_those_of_the_published_layout(tmp_path: Path) -> None:
     """Converting the names and shapes of an FP8 checkpoint's BF16 twin gives them back."""
     plan = planned(mixture(fp8=False), tmp_path)
     assert plan.weight_map.keys() == mixture().tensors.keys()
-    assert plan.converted == len(matrices())
+    assert plan.jobs.converted == len(matrices())
     assert plan.config == {
         **mixture().config,
         "quantization_config": FP8_CONFIG,
