@@ -46,39 +46,41 @@ def plan_four_bit(
         problems += [] if names else [f"there is no tensor named ...{_BLOCKS}"]
     refuse_all(checkpoint, "tensors and scales do not match", problems, _HINT)
     source = Source(checkpoint, without_mtp(checkpoint, tensors) if drop_mtp else tensors)
-    shards: dict[str, list[Recipe]] = {}
-    for name in source.tensors:
-        if recipe := _recipe(source, name, to):
-            shards.setdefault(checkpoint.index.weight_map[name], []).append(recipe)
     config = plain_config(checkpoint.config, to, drop_mtp)
     note = plain_note(to)
-    return assemble(checkpoint, files, found, to, shards, config, [drop_mtp], config_note=note)
+    return assemble(
+        checkpoint,
+        files,
+        found,
+        to,
+        source.by_shard(),
+        lambda name: _recipes(source, name, to),
+        config,
+        [drop_mtp],
+        config_note=note,
+    )
 
 
-def _recipe(source: Source, name: str, to: str) -> Recipe | None:
+def _recipes(source: Source, name: str, to: str) -> list[Recipe]:
     tensor = source.tensors[name]
     if name.endswith((_SCALES, SCALE, ".input_scale")):
-        return None
+        return []
     if name.endswith(_BLOCKS):
         experts, rows, groups, _ = tensor.shape
         plain, columns = name.removesuffix(_BLOCKS), groups * mxfp4.GROUP
         where = source.extent(name), source.extent(plain + _SCALES)
-        return Recipe(
-            {plain: (TARGETS[to], (experts, columns, rows))},
-            lambda at: DecodeMxfp4(plain, *where, (experts, rows, columns), to, at[plain]),
-        )
+        outputs = {plain: (TARGETS[to], (experts, columns, rows))}
+        stored = experts, rows, columns
+        return [Recipe(outputs, lambda at: DecodeMxfp4(plain, *where, stored, to, at[plain]))]
     if tensor.dtype == "I8":
         shape = tensor.shape[0], tensor.shape[1] * 2
         pair = source.extent(name), source.extent(name + SCALE)
-        return Recipe(
-            {name: (TARGETS[to], shape)}, lambda at: DecodeInt4(name, *pair, shape, to, at[name])
-        )
+        target = {name: (TARGETS[to], shape)}
+        return [Recipe(target, lambda at: DecodeInt4(name, *pair, shape, to, at[name]))]
     if tensor.dtype == "F8_E4M3":
-        return Recipe(
-            {name: (TARGETS[to], tensor.shape)},
-            lambda at: source.dequantize(name, _FP8_BLOCK, to, at[name]),
-        )
-    return source.copied(name)
+        kind = {name: (TARGETS[to], tensor.shape)}
+        return [Recipe(kind, lambda at: source.dequantize(name, _FP8_BLOCK, to, at[name]))]
+    return [source.copied(name)]
 
 
 def _int4_problem(tensors: Mapping[str, Tensor], name: str) -> str | None:

@@ -43,12 +43,8 @@ def plan_fp8(
             f"{folder}: is in {found}, which cannot be converted to fp8", "fp8 is made of BF16"
         )
     source = Source(checkpoint, without_mtp(checkpoint, tensors) if drop_mtp else tensors)
-    shards: dict[str, list[Recipe]] = {}
-    for name, tensor in source.tensors.items():
-        chosen = _QUANTIZED.fullmatch(name) and tensor.dtype == "BF16" and len(tensor.shape) == 2
-        recipe = _quantized(source, name) if chosen else source.copied(name)
-        shards.setdefault(checkpoint.index.weight_map[name], []).append(recipe)
-    if not any(len(recipe.outputs) > 1 for recipes in shards.values() for recipe in recipes):
+    chosen = {name for name in source.tensors if _is_quantized(source, name)}
+    if not chosen:
         raise CheckpointError(
             f"{folder}: has none of the matrices that DeepSeek-V3 has in FP8",
             "fp8 is for models with DeepSeek's tensor names",
@@ -59,12 +55,19 @@ def plan_fp8(
         files,
         found,
         "fp8",
-        shards,
+        source.by_shard(),
+        lambda name: [_quantized(source, name) if name in chosen else source.copied(name)],
         config | {"quantization_config": QUANTIZATION_CONFIG},
         [drop_mtp],
         config_note=f"quantization_config of FP8 in blocks of {BLOCK} x {BLOCK}",
         verb="quantized",
     )
+
+
+def _is_quantized(source: Source, name: str) -> bool:
+    tensor = source.tensors[name]
+    matrix = tensor.dtype == "BF16" and len(tensor.shape) == 2
+    return matrix and _QUANTIZED.fullmatch(name) is not None
 
 
 def _quantized(source: Source, name: str) -> Recipe:

@@ -27,6 +27,10 @@ class Recipe:
     make: Callable[[Mapping[str, int]], Work | bytes]
 
 
+# What becomes of a tensor of the source: nothing, one or several of the output.
+Cook = Callable[[str], Sequence[Recipe]]
+
+
 class Source:
     """The tensors of a checkpoint and where they lie."""
 
@@ -46,6 +50,13 @@ class Source:
         tensor, target = self.tensors[name], renamed or name
         outputs = {target: (tensor.dtype, tensor.shape)}
         return Recipe(outputs, lambda at: Copy(target, self.extent(name), at[target]))
+
+    def by_shard(self) -> dict[str, list[str]]:
+        """The tensors' names by the shard they lie in, which keeps its name."""
+        shards: dict[str, list[str]] = {}
+        for name in self.tensors:
+            shards.setdefault(self.checkpoint.index.weight_map[name], []).append(name)
+        return shards
 
     def values(self, name: str, block: tuple[int, int] | None, at: int = 0) -> Copy | Dequantize:
         """A matrix as BF16: dequantized when it is FP8, else as it is."""
@@ -81,19 +92,21 @@ def assemble(
     files: Mapping[str, int],
     found: Format,
     to: str,
-    shards: Mapping[str, Sequence[Recipe]],
+    shards: Mapping[str, Sequence[str]],
+    cook: Cook,
     config: Mapping[str, Any],
     options: Sequence[Any] = (),
     **details: Any,
 ) -> DequantPlan:
-    """The plan that writes `shards`, by name; `options` are what else the output depends on,
-    `details` further fields of DequantPlan."""
+    """The plan that writes `shards` (names of source tensors by output shard) of what `cook` makes
+    of each tensor; `options` are what else the output depends on, `details` further fields of
+    DequantPlan."""
     side_files, left_out = split_files(checkpoint, files)
     return DequantPlan(
         source=checkpoint.index.folder,
         source_format=found,
         to=to,
-        jobs=MadeJobs(shards),
+        jobs=MadeJobs(shards, cook),
         config=config,
         side_files=side_files,
         left_out=left_out,
@@ -103,36 +116,46 @@ def assemble(
 
 
 class MadeJobs:
-    """The jobs of `shards`, all made at once: the PlannedJobs of every plan made of recipes."""
+    """The PlannedJobs of every plan made of recipes, each made again when it is asked for.
 
-    def __init__(self, shards: Mapping[str, Sequence[Recipe]]) -> None:
-        self._jobs = {name: _job(name, made) for name, made in sorted(shards.items()) if made}
-        self.names = tuple(self._jobs)
-        self.weight_map = {
-            name: shard
-            for shard, recipes in shards.items()
-            for recipe in recipes
-            for name in recipe.outputs
-        }
-        items = [item for job in self for item in job.work]
-        self.copied = sum(isinstance(item, Copy) for item in items)
-        self.converted = len(items) - self.copied
-        self.sizes = {
-            job.name: (sum(item.source.nbytes for item in job.work), job.nbytes - len(job.head))
-            for job in self
-        }
+    `shards` are the names of source tensors by output shard, `cook` what becomes of one; all jobs
+    and recipes at once would take 150 MB at the size of DeepSeek-R1.
+    """
+
+    def __init__(self, shards: Mapping[str, Sequence[str]], cook: Cook) -> None:
+        self._shards, self._cook = shards, cook
+        self.weight_map: dict[str, str] = {}
+        self.sizes: dict[str, tuple[int, int]] = {}
+        self._needs: dict[str, int] = {}
+        self.copied = self.converted = 0
+        for shard in sorted(shards):
+            recipes = self._recipes(shard)
+            if not recipes:
+                continue
+            job = _job(shard, recipes)
+            self.weight_map |= {name: shard for recipe in recipes for name in recipe.outputs}
+            read = sum(item.source.nbytes for item in job.work)
+            self.sizes[shard] = read, job.nbytes - len(job.head)
+            self._needs[shard] = job.nbytes
+            copied = sum(isinstance(item, Copy) for item in job.work)
+            self.copied += copied
+            self.converted += len(job.work) - copied
+        self.names = tuple(self.sizes)
 
     def of(self, shard: str) -> ShardJob:
-        return self._jobs[shard]
+        return _job(shard, self._recipes(shard))
+
+    def _recipes(self, shard: str) -> list[Recipe]:
+        return [recipe for name in self._shards[shard] for recipe in self._cook(name)]
 
     def needs(self, shard: str) -> int:
-        return self._jobs[shard].nbytes
+        return self._needs[shard]
 
     def __iter__(self) -> Iterator[ShardJob]:
-        return iter(self._jobs.values())
+        return map(self.of, self.names)
 
     def __len__(self) -> int:
-        return len(self._jobs)
+        return len(self.names)
 
 
 def _job(shard: str, recipes: Sequence[Recipe]) -> ShardJob:

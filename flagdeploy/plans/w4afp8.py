@@ -10,10 +10,10 @@ A multi-token prediction layer keeps its precision, or is dropped.
 
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 
-from flagdeploy.checkpoint.formats import Format, recognise
+from flagdeploy.checkpoint.formats import SCALE, Format, recognise
 from flagdeploy.checkpoint.int4 import GROUP
 from flagdeploy.checkpoint.quantize_jobs import QuantizeInt4
 from flagdeploy.checkpoint.verify import Verification
@@ -73,11 +73,12 @@ def plan_w4afp8(
         config = w4afp8_config.compressed_tensors(source.tensors, experts, found.block)
         edited = plain_config(checkpoint.config, "bf16", drop_mtp) | {"quantization_config": config}
         note = "quantization_config of compressed-tensors"
-        return details(_vllm_shards(source, experts, found.block), edited, config_note=note)
-    shards = _trtllm_shards(source, experts, found.block, layers, parts)
-    shards[ACT_SCALES] = _act_scales(checkpoint, experts, act_scales)
+        cook = partial(_for_vllm, source, set(experts), found.block)
+        return details(source.by_shard(), cook, edited, config_note=note)
+    inputs = _act_scales(checkpoint, experts, act_scales)
     return details(
-        shards,
+        _trtllm_shards(source, layers, parts) | {ACT_SCALES: list(inputs)},
+        partial(_for_trtllm, source, set(experts), found.block, inputs),
         plain_config(checkpoint.config, "bf16", drop_mtp),
         config_note=plain_note("bf16"),
         written={
@@ -121,54 +122,55 @@ def _experts(source: Source, layers: int) -> dict[str, re.Match[str]]:
     return experts
 
 
-def _trtllm_shards(
-    source: Source,
-    experts: Mapping[str, re.Match[str]],
-    block: tuple[int, int] | None,
-    layers: int,
-    parts: int,
-) -> dict[str, list[Recipe]]:
+def _trtllm_shards(source: Source, layers: int, parts: int) -> dict[str, list[str]]:
     """Equal numbers of layers per part; what belongs to no layer is in the first, MTP in the last.
 
     There are fewer than `parts` when the layers are used up before.
     """
     each = -(-layers // parts)
     count = -(-layers // each)
-    shards: dict[str, list[Recipe]] = {}
-    for name, tensor in source.tensors.items():
-        if name.removesuffix("_scale_inv") in experts and name not in experts:
-            continue
+    shards: dict[str, list[str]] = {}
+    for name in source.tensors:
         match = LAYER.match(name)
         part = min(int(match[1]) // each, count - 1) if match else 0
-        recipe = source.copied(name)
-        if name in experts:
-            rows, columns = tensor.shape
-            scale = name + "_scale_inv"
-            outputs = {name: ("I8", (rows, columns // 2)), scale: ("F32", (rows, columns // GROUP))}
-            recipe = _quantized(source, name, block, "trtllm", outputs)
-        shards.setdefault(f"model-{part:05d}-of-{count:05d}.safetensors", []).append(recipe)
+        shards.setdefault(f"model-{part:05d}-of-{count:05d}.safetensors", []).append(name)
     return shards
 
 
-def _vllm_shards(
-    source: Source, experts: Mapping[str, re.Match[str]], block: tuple[int, int] | None
-) -> dict[str, list[Recipe]]:
-    shards: dict[str, list[Recipe]] = {}
-    for name, tensor in source.tensors.items():
-        shard = shards.setdefault(source.checkpoint.index.weight_map[name], [])
-        if name not in experts:
-            weight = name.removesuffix("_scale_inv")
-            if weight not in experts:
-                shard.append(source.copied(name, weight if weight == name else f"{weight}_scale"))
-            continue
-        rows, columns = tensor.shape
+def _for_trtllm(
+    source: Source,
+    experts: Collection[str],
+    block: tuple[int, int] | None,
+    act_scales: Mapping[str, float],
+    name: str,
+) -> list[Recipe]:
+    if name in act_scales:
+        return [constant(name, "F32", (1,), struct.pack("<f", act_scales[name]))]
+    if name in experts:
+        rows, columns = source.tensors[name].shape
+        scale = name + SCALE
+        outputs = {name: ("I8", (rows, columns // 2)), scale: ("F32", (rows, columns // GROUP))}
+        return [_quantized(source, name, block, "trtllm", outputs)]
+    return [] if name.removesuffix(SCALE) in experts else [source.copied(name)]
+
+
+def _for_vllm(
+    source: Source, experts: Collection[str], block: tuple[int, int] | None, name: str
+) -> list[Recipe]:
+    weight = name.removesuffix(SCALE)
+    if name in experts:
+        rows, columns = source.tensors[name].shape
         outputs = {
             f"{name}_packed": ("I32", (rows, columns // 8)),
             f"{name}_scale": ("BF16", (rows, columns // GROUP)),
         }
-        shard.append(_quantized(source, name, block, "vllm", outputs))
-        shard.append(constant(f"{name}_shape", "I64", (2,), struct.pack("<2q", rows, columns)))
-    return shards
+        return [
+            _quantized(source, name, block, "vllm", outputs),
+            constant(f"{name}_shape", "I64", (2,), struct.pack("<2q", rows, columns)),
+        ]
+    if weight in experts:
+        return []
+    return [source.copied(name, name if name == weight else f"{weight}_scale")]
 
 
 def _quantized(
@@ -192,7 +194,7 @@ def _check_vllm_scales(source: Source) -> None:
     odd = [
         f"{name}: {tensor.dtype}"
         for name, tensor in source.tensors.items()
-        if name.endswith("_scale_inv") and tensor.dtype not in _VLLM_SCALES
+        if name.endswith(SCALE) and tensor.dtype not in _VLLM_SCALES
     ]
     what = f"scales of FP8 blocks that are not {' or '.join(_VLLM_SCALES)}"
     refuse_all(source.checkpoint, what, odd, "convert to bf16 first, then to w4afp8")
@@ -202,7 +204,7 @@ def _act_scales(
     checkpoint: Verification,
     experts: Mapping[str, re.Match[str]],
     given: Mapping[str, float] | float,
-) -> list[Recipe]:
+) -> dict[str, float]:
     """``input_scale`` F32 [1] of w1 (gate), w2 (down) and w3 (up) of every quantized expert."""
     values: dict[str, float] = {}
     problems = []
@@ -219,4 +221,4 @@ def _act_scales(
             problems.append(f"{prefix}w1 and w3: differ, though they share their input")
     hint = "calibrate the experts of this model, or give one number for all: --act-scales 1.0"
     refuse_all(checkpoint, "activation scales that do not fit", problems, hint)
-    return [constant(name, "F32", (1,), struct.pack("<f", v)) for name, v in values.items()]
+    return values

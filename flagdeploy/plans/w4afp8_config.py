@@ -74,10 +74,11 @@ def compressed_tensors(
             "output_activations": None,
             "format": "float-quantized",
         }
+    quantized = {*experts, *fp8}
     plain = [
         name
         for name, tensor in tensors.items()
-        if name.endswith(".weight") and len(tensor.shape) == 2 and name not in {*experts, *fp8}
+        if name.endswith(".weight") and len(tensor.shape) == 2 and name not in quantized
     ]
     return {
         "quant_method": "compressed-tensors",
