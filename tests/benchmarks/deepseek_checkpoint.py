@@ -6,6 +6,7 @@ kv_a_proj_with_mqa (576 rows in blocks of 128). One weight's scale lies in the n
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,12 +26,14 @@ ATTENTION = {
 Tensors = dict[str, tuple[str, tuple[int, ...]]]
 
 
-def tensors(layers: int = 61, experts: int = 256, vocabulary: int = VOCABULARY) -> Tensors:
-    """``{name: (dtype, shape)}`` of a model whose first three layers are dense, in layer order;
-    61 layers of 256 experts and their MTP layer are DeepSeek-R1."""
+def tensors(
+    layers: int = 61, experts: int = 256, dense: int = 3, vocabulary: int = VOCABULARY
+) -> Tensors:
+    """``{name: (dtype, shape)}`` in layer order of a model whose first `dense` layers have no
+    experts; the defaults, and the MTP layer that is always there, are DeepSeek-R1."""
     found: Tensors = {"model.embed_tokens.weight": ("BF16", (vocabulary, HIDDEN))}
     for layer in range(layers + 1):
-        found |= layer_tensors(f"model.layers.{layer}.", layer < 3, experts)
+        found |= layer_tensors(f"model.layers.{layer}.", layer < dense, experts)
     mtp = f"model.layers.{layers}."
     found[f"{mtp}eh_proj.weight"] = "BF16", (HIDDEN, 2 * HIDDEN)
     for norm in ("enorm", "hnorm", "shared_head.norm"):
@@ -38,6 +41,18 @@ def tensors(layers: int = 61, experts: int = 256, vocabulary: int = VOCABULARY) 
     found["model.norm.weight"] = "BF16", (HIDDEN,)
     found["lm_head.weight"] = "BF16", (vocabulary, HIDDEN)
     return found
+
+
+def of_size(size: float) -> Tensors:
+    """A model of about `size` bytes, 550 MB at least: as many experts as it takes."""
+    dense = int(size > 1.5e9)
+    smallest = _bytes(tensors(dense + 1, 1, dense, 2048))
+    each = (_bytes(tensors(dense + 1, 3, dense, 2048)) - smallest) // 2
+    return tensors(dense + 1, max(1, round((size - smallest) / each) + 1), dense, 2048)
+
+
+def _bytes(found: Tensors) -> int:
+    return sum(tensor_bytes(*what) for what in found.values())
 
 
 def layer_tensors(prefix: str, dense: bool, experts: int) -> Tensors:
@@ -70,7 +85,7 @@ def feed_forward(name: str, width: int) -> dict[str, tuple[int, int]]:
 
 def shards(everything: Tensors, count: int) -> Iterator[Tensors]:
     """Cut into `count` shards of about one size; the first one ends between weight and scale."""
-    total = sum(tensor_bytes(*what) for what in everything.values())
+    total = _bytes(everything)
     number, filled, shard = 1, 0, Tensors()
     for name, what in everything.items():
         between = name.endswith("_scale_inv")
@@ -122,8 +137,6 @@ def _weights(chance: np.random.Generator) -> np.ndarray:
 def _write_data(
     descriptor: int, header: Header, weights: np.ndarray, chance: np.random.Generator
 ) -> None:
-    import os
-
     for tensor in header.tensors.values():
         place = header.data_start + tensor.begin
         if tensor.dtype == "F8_E4M3":
