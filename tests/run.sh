@@ -11,7 +11,8 @@ cd "$(dirname "$0")/.."
 venv=${FLAGDEPLOY_VENV:-.venv}
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
 stamp=$venv/.flagdeploy-tests
-if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
+built_from=(pyproject.toml hatch_build.py flagdeploy/checkpoint/*.c)
+if [ ! -e "$stamp" ] || [ -n "$(find "${built_from[@]}" -newer "$stamp")" ]; then
     echo "installing flagdeploy and what its tests need into $venv" >&2
     "$venv/bin/pip" install --quiet --disable-pip-version-check torch==2.13.0
     "$venv/bin/pip" install --quiet --disable-pip-version-check --editable '.[pytorch,test]'

@@ -5,26 +5,27 @@ has its name is finished. Memory is one tile per thread whatever the sizes of te
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 
-from flagdeploy.checkpoint.jobs import Copy, Dequantize, ShardJob, Tile
+from flagdeploy.checkpoint.jobs import ShardJob, Tile, Work
 from flagdeploy.checkpoint.shard import OpenShard, Scratch
 
 NonFinite = Callable[[str, dict[str, int]], None]
 
 
 def convert(
-    jobs: Sequence[ShardJob],
+    jobs: Iterable[ShardJob],
     source: Path,
     out: Path,
     workers: int,
     progress: Callable[[int], None],
     nonfinite: NonFinite,
 ) -> None:
-    """Write the shards of `jobs` into `out`; on any error or interrupt, finished ones remain.
+    """Write the shards of `jobs`, each taken when its turn comes, into `out`; on any error or
+    interrupt, finished ones remain.
 
     `progress` is called from the calling thread with the number of source bytes done so far.
     `nonfinite` is called, before a shard gets its name, with the tensors of the result that hold
@@ -50,7 +51,7 @@ class _Run:
     """What the threads of a conversion share: the stream of tiles, the shards being written."""
 
     def __init__(
-        self, jobs: Sequence[ShardJob], source: Path, out: Path, nonfinite: NonFinite
+        self, jobs: Iterable[ShardJob], source: Path, out: Path, nonfinite: NonFinite
     ) -> None:
         self.source = source
         self.out = out
@@ -62,8 +63,8 @@ class _Run:
         self.stream = self._stream(jobs)
 
     def _stream(
-        self, jobs: Sequence[ShardJob]
-    ) -> Iterator[tuple[OpenShard, tuple[Copy | Dequantize, Tile] | None]]:
+        self, jobs: Iterable[ShardJob]
+    ) -> Iterator[tuple[OpenShard, tuple[Work, Tile] | None]]:
         for job in jobs:
             shard = OpenShard(job, self.source, self.out)
             self.open.append(shard)
@@ -90,9 +91,7 @@ class _Run:
             self.stop.set()
             raise
 
-    def _last(
-        self, shard: OpenShard, task: tuple[Copy | Dequantize, Tile] | None, bad: int
-    ) -> bool:
+    def _last(self, shard: OpenShard, task: tuple[Work, Tile] | None, bad: int) -> bool:
         """Count one tile; true when it was the last of its shard."""
         with self.lock:
             if task:

@@ -34,6 +34,8 @@ def inside(folder: Path, name: str) -> Path:
     if not is_sane(name):
         raise CheckpointError(f"{folder}: refuses the file name {name!r}: it leaves the folder")
     path = folder / name
+    if path.parent == folder and not path.is_symlink():
+        return path
     allowed = [folder.resolve()]
     if folder.resolve().parent.name == "snapshots":
         allowed.append(folder.resolve().parent.parent / "blobs")

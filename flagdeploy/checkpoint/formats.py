@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from flagdeploy.checkpoint.safetensors_file import Tensor
@@ -53,8 +54,8 @@ def recognise(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Forma
     if not isinstance(quantization, Mapping):
         quantization = {}
     suffixes = {name.rpartition(".")[2] for name in tensors}
-    dtypes = Counter(tensor.dtype for tensor in tensors.values())
-    named = _by_names(quantization, suffixes, tensors)
+    dtypes = Counter(map(attrgetter("dtype"), tensors.values()))
+    named = _by_names(quantization, suffixes, tensors, dtypes)
     if named:
         return Format(named)
     if dtypes["F8_E4M3"]:
@@ -68,7 +69,10 @@ def recognise(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Forma
 
 
 def _by_names(
-    quantization: Mapping[str, Any], suffixes: set[str], tensors: Mapping[str, Tensor]
+    quantization: Mapping[str, Any],
+    suffixes: set[str],
+    tensors: Mapping[str, Tensor],
+    dtypes: Counter[str],
 ) -> str | None:
     method = str(quantization.get("quant_method", ""))
     if any(suffix.endswith("_blocks") for suffix in suffixes) or method == "mxfp4":
@@ -79,6 +83,8 @@ def _by_names(
         return method or "gptq or awq"
     if method == "compressed-tensors":
         return f"compressed-tensors {quantization.get('format', '')}".strip()
+    if not dtypes["I8"]:
+        return None
     packed = (t for t in tensors.values() if t.dtype == "I8" and t.name + SCALE in tensors)
     return "w4afp8" if any(packed) else None
 

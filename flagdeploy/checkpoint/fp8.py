@@ -31,9 +31,14 @@ _FOLD_LIMIT = np.float32(256)
 _STRIPE = 1 << 17
 
 
+def target_dtype(to: str) -> np.dtype[Any]:
+    """The NumPy dtype that holds a target's values: float16, float32, uint16 for ``bf16``."""
+    return np.dtype(_NUMPY[to])
+
+
 def itemsize(to: str) -> int:
     """Bytes per element of a target (``bf16``, ``fp16``, ``fp32``)."""
-    return int(np.dtype(_NUMPY[to]).itemsize)
+    return int(target_dtype(to).itemsize)
 
 
 def decode_table() -> Array:
@@ -92,7 +97,7 @@ class Dequantizer:
 
     def __init__(self, to: str) -> None:
         self.to = to
-        self.dtype = np.dtype(_NUMPY[to])
+        self.dtype = target_dtype(to)
         self._table = decode_table()
         self._bits = np.empty(0, np.int32)
         self._odd = np.empty(0, np.uint32)

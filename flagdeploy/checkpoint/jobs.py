@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from flagdeploy.checkpoint.fp8 import itemsize
 
@@ -19,6 +20,23 @@ class Extent:
     nbytes: int
 
 
+class Work(Protocol):
+    """What becomes of one tensor of the source: it is cut into tiles, each done at once."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def source(self) -> Extent: ...
+
+    @property
+    def reads(self) -> tuple[Extent, ...]:
+        """Everything it is made of."""
+        ...
+
+    def tiles(self) -> Iterator["Tile"]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Copy:
     """A tensor that goes as it is to byte `at` of the output shard."""
@@ -26,6 +44,10 @@ class Copy:
     name: str
     source: Extent
     at: int
+
+    @property
+    def reads(self) -> tuple[Extent, ...]:
+        return (self.source,)
 
     def tiles(self) -> Iterator["Tile"]:
         for start in range(0, self.source.nbytes, TILE_BYTES):
@@ -47,6 +69,10 @@ class Dequantize:
     block: tuple[int, int]
     to: str
     at: int
+
+    @property
+    def reads(self) -> tuple[Extent, ...]:
+        return self.source, self.scale
 
     def tiles(self) -> Iterator["Tile"]:
         rows, columns = self.shape
@@ -80,17 +106,20 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class ShardJob:
-    """One output shard: `head` are the bytes before the data, `nbytes` the size of the file."""
+    """One output shard: `head` are the bytes before the data, `nbytes` the size of the file.
+
+    `constants` are tensors known beforehand: (byte of the file, content).
+    """
 
     name: str
     head: bytes
-    work: tuple[Copy | Dequantize, ...]
+    work: tuple[Work, ...]
     nbytes: int
+    constants: tuple[tuple[int, bytes], ...] = ()
 
     @property
     def sources(self) -> set[str]:
-        scales = {item.scale.file for item in self.work if isinstance(item, Dequantize)}
-        return {item.source.file for item in self.work} | scales
+        return {extent.file for item in self.work for extent in item.reads}
 
 
 def finished(job: ShardJob, out: Path) -> bool:

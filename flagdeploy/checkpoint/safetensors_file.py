@@ -5,12 +5,16 @@ Format (huggingface/safetensors, README "Format"): 8 bytes, little-endian u64 N;
 with spaces; then the data, to which the offsets are relative. Nothing here reads the data.
 """
 
+import hashlib
 import json
 import math
+import operator
 import os
+import re
 import reprlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -34,7 +38,18 @@ _MAX_NAME = 1024
 _MAX_RANK = 16
 _BEYOND = 1 << 63
 
+# An entry of a header as every writer in use writes it: without spaces, fields in this order. The
+# last group is what follows the entry.
+_ENTRY = re.compile(
+    rf'"([ !#-\[\]-~]{{1,{_MAX_NAME}}})":\{{("dtype":"\w+","shape":\[[\d,]*\]),'
+    r'"data_offsets":\[(0|[1-9]\d{0,17}),(0|[1-9]\d{0,17})\]\}(.)'
+)
+_ENTRY_BYTES = len('"":{,"data_offsets":[,]}')
+_METADATA = re.compile(r'\{"__metadata__":(\{[^{}]*\}),')
+
 Refuse = Callable[[str], NoReturn]
+# Tensors, metadata and the bytes of data.
+_Parsed = tuple[dict[str, "Tensor"], dict[str, str], int]
 
 
 class Tensor(NamedTuple):
@@ -53,12 +68,14 @@ class Tensor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A file's whole header; the data starts at byte `data_start` of the file."""
+    """A file's whole header; the data starts at byte `data_start` of the file, `sha256` is that of
+    the header's JSON text."""
 
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
     data_start: int
     data_bytes: int
+    sha256: str = field(default="", compare=False)
 
     @property
     def file_bytes(self) -> int:
@@ -104,6 +121,68 @@ def read_header(path: Path) -> Header:
 
 def parse_header(raw: bytes, refuse: Refuse) -> Header:
     """Parse the JSON part of a header; `refuse` is called with the reason when it is not valid."""
+    tensors, metadata, end = _usual(raw) or _any_valid(raw, refuse)
+    return Header(tensors, metadata, 8 + len(raw), end, hashlib.sha256(raw).hexdigest())
+
+
+def _usual(raw: bytes) -> _Parsed | None:
+    """Tensors and metadata of a valid header in the usual form; None for any other bytes.
+
+    Three times as fast as the parser below, which decides about all that is not plainly valid.
+    """
+    if not raw.isascii():
+        return None
+    text = raw.decode("ascii").rstrip(" ")
+    first = _METADATA.match(text)
+    start = first.end() if first else 1
+    columns = tuple(zip(*_ENTRY.findall(text, start), strict=True))
+    if not columns:
+        return None
+    names, kinds, begins, ends, follows = columns
+    count = len(names)
+    # The entries leave out no byte, and what is between them is what JSON has there.
+    covered = sum(len("".join(column)) for column in columns) + count * _ENTRY_BYTES
+    whole = text[0] == "{" and start + covered == len(text)
+    if not whole or "".join(follows) != "," * (count - 1) + "}":
+        return None
+    known = {kind: _kind(kind) for kind in set(kinds)}
+    metadata = _strings(first[1]) if first else {}
+    if metadata is None or None in known.values() or begins != ("0", *ends[:-1]):
+        return None
+    dtypes, shapes, sizes = zip(*map(known.__getitem__, kinds), strict=True)
+    bounds = (0, *map(int, ends))
+    if tuple(map(operator.sub, bounds[1:], bounds)) != sizes:
+        return None
+    entries = zip(names, dtypes, shapes, bounds, bounds[1:], strict=False)
+    tensors = dict(zip(names, map(partial(tuple.__new__, Tensor), entries), strict=True))
+    if len(tensors) != count or "__metadata__" in tensors:
+        return None
+    return tensors, metadata, bounds[-1]
+
+
+@lru_cache(4096)
+def _kind(text: str) -> tuple[str, tuple[int, ...], int] | None:
+    """(dtype, shape, bytes) of the text of an entry's first two fields, or None."""
+    try:
+        entry = strict_json.parse(f"{{{text}}}".encode())
+    except ValueError:
+        return None
+    dtype, shape = entry["dtype"], entry["shape"]
+    if dtype not in DTYPE_BITS or not _naturals(shape) or len(shape) > _MAX_RANK:
+        return None
+    return dtype, tuple(shape), tensor_bytes(dtype, shape)
+
+
+def _strings(text: str) -> dict[str, str] | None:
+    try:
+        found = strict_json.parse(text.encode())
+    except ValueError:
+        return None
+    return found if all(isinstance(value, str) for value in found.values()) else None
+
+
+def _any_valid(raw: bytes, refuse: Refuse) -> _Parsed:
+    """Tensors and metadata of any valid header."""
     if not raw.startswith(b"{"):
         refuse("header does not start with '{': not a safetensors file")
     try:
@@ -120,7 +199,7 @@ def parse_header(raw: bytes, refuse: Refuse) -> Header:
             what = "overlaps another" if tensor.begin < end else "leaves a gap before it"
             refuse(f"tensor {tensor.name} {what}: starts at {tensor.begin}, expected {end}")
         end = tensor.end
-    return Header(tensors, metadata, 8 + len(raw), end)
+    return tensors, metadata, end
 
 
 def header_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> tuple[bytes, Header]:

@@ -1,7 +1,7 @@
 """Read parts of a converted checkpoint back and compute them again, another way."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +14,29 @@ _SAMPLES = 32
 _SAMPLE_BYTES = 4096
 
 
-def compare_samples(jobs: Sequence[ShardJob], source: Path, out: Path) -> str | None:
-    """Compare up to 32 random samples of the output with the source; name the first that differs.
+def compare_samples(
+    weight_map: Mapping[str, str], job: Callable[[str], ShardJob], source: Path, out: Path
+) -> str | None:
+    """Compare samples of up to 32 random tensors with the source; name the first that differs.
 
     A sample is one row of one block of an FP8 tensor, from the table of FP8 values instead of their
-    bits, or the first 4 kB of a copied tensor.
+    bits, or the first 4 kB of a copied tensor. `job` gives the job of a shard of `weight_map`.
     """
-    everything = [(job, item) for job in jobs for item in job.work if item.source.nbytes]
     chance = random.Random(0)
-    for job, item in chance.sample(everything, min(_SAMPLES, len(everything))):
-        if isinstance(item, Dequantize):
-            same = _same_row(job, item, source, out, chance)
-        else:
-            same = _same_start(job, item, source, out)
-        if not same:
-            return f"{job.name}: {item.name}"
+    names = chance.sample(sorted(weight_map), min(_SAMPLES, len(weight_map)))
+    for shard in sorted({weight_map[name] for name in names}):
+        made = job(shard)
+        for item in made.work:
+            if item.name not in names or not item.source.nbytes:
+                continue
+            if isinstance(item, Dequantize):
+                same = _same_row(made, item, source, out, chance)
+            elif isinstance(item, Copy):
+                same = _same_start(made, item, source, out)
+            else:  # quantized tensors have samples of their own
+                continue
+            if not same:
+                return f"{shard}: {item.name}"
     return None
 
 

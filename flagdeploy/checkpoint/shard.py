@@ -7,9 +7,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flagdeploy.checkpoint import quantizing
 from flagdeploy.checkpoint.folder import PART, explained, publish
 from flagdeploy.checkpoint.fp8 import Dequantizer, decode_scales, itemsize
-from flagdeploy.checkpoint.jobs import Copy, Dequantize, Extent, ShardJob, Tile
+from flagdeploy.checkpoint.int4 import Int4Quantizer
+from flagdeploy.checkpoint.jobs import Copy, Dequantize, Extent, ShardJob, Tile, Work
+from flagdeploy.checkpoint.native import NativeDequantizer, dequantizer
+from flagdeploy.checkpoint.quantize_jobs import (
+    DecodeInt4,
+    DecodeMxfp4,
+    QuantizeFp8,
+    QuantizeInt4,
+)
 from flagdeploy.checkpoint.safetensors_file import DTYPE_BITS
 from flagdeploy.errors import CheckpointError
 
@@ -31,22 +40,32 @@ class OpenShard:
             self.descriptors.append(self.target)
             write_at(self.target, job.head, 0)
             os.ftruncate(self.target, job.nbytes)
+            for at, content in job.constants:
+                write_at(self.target, content, at)
         self.files: dict[str, int] = {}
         for name in sorted(job.sources):
             with explained(f"cannot read {source / name}"):
                 self.files[name] = os.open(source / name, os.O_RDONLY | os.O_CLOEXEC)
                 self.descriptors.append(self.files[name])
 
-    def write(self, item: Copy | Dequantize, tile: Tile, scratch: "Scratch") -> int:
+    def write(self, item: Work, tile: Tile, scratch: "Scratch") -> int:
         """Convert one tile; returns how many of its values are not finite."""
-        extent = Extent(item.source.file, item.source.offset + tile.start, tile.nbytes)
-        raw = self._read(extent, scratch.get("raw", tile.nbytes))
-        bad = 0
-        if isinstance(item, Dequantize):
-            raw, bad = self._dequantize(item, tile, raw, scratch)
-        with explained(f"cannot write {self.part}"):
-            write_at(self.target, raw.data, item.at + tile.at)
+        if isinstance(item, QuantizeInt4 | DecodeInt4 | QuantizeFp8 | DecodeMxfp4):
+            return quantizing.write(self, item, tile, scratch)
+        assert isinstance(item, Copy | Dequantize)
+        values, bad = self.values(item, tile, scratch)
+        self.put(values, item.at + tile.at)
         return bad
+
+    def values(
+        self, item: Copy | Dequantize, tile: Tile, scratch: "Scratch"
+    ) -> tuple[NDArray[Any], int]:
+        """The bytes of a tile, dequantized or as they are, and how many are not finite."""
+        extent = Extent(item.source.file, item.source.offset + tile.start, tile.nbytes)
+        raw = self.read(extent, scratch.get("raw", tile.nbytes))
+        if isinstance(item, Dequantize):
+            return self._dequantize(item, tile, raw, scratch)
+        return raw, 0
 
     def _dequantize(
         self, item: Dequantize, tile: Tile, raw: NDArray[Any], scratch: "Scratch"
@@ -54,9 +73,9 @@ class OpenShard:
         shape = tile.height, tile.nbytes // tile.height
         scales = self._scales(item, tile, shape[1], scratch)
         out = scratch.get("out", tile.nbytes * itemsize(item.to))
-        dequantizer = scratch.dequantizer(item.to)
-        values = out.view(dequantizer.dtype).reshape(shape)
-        bad = dequantizer(raw.reshape(shape), scales, values, tile.row, item.block)
+        dequantize = scratch.dequantizer(item.to)
+        values = out.view(dequantize.dtype).reshape(shape)
+        bad = dequantize(raw.reshape(shape), scales, values, tile.row, item.block)
         return out, bad
 
     def _scales(self, item: Dequantize, tile: Tile, width: int, scratch: "Scratch") -> NDArray[Any]:
@@ -67,12 +86,21 @@ class OpenShard:
         line = across * DTYPE_BITS[item.scale_dtype] // 8
         start, nbytes = item.scale.offset + first * line, (last + 1 - first) * line
         extent = Extent(item.scale.file, start, nbytes)
-        raw = self._read(extent, scratch.get("scale", extent.nbytes))
+        raw = self.read(extent, scratch.get("scale", extent.nbytes))
         left = tile.column // item.block[1]
         scales = decode_scales(raw, item.scale_dtype).reshape(-1, across)
         return scales[:, left : left - (-width // item.block[1])]
 
-    def _read(self, extent: Extent, into: NDArray[Any]) -> NDArray[Any]:
+    def put(self, data: NDArray[Any], at: int) -> None:
+        """Write the bytes of an array from byte `at` of the shard's file on."""
+        with explained(f"cannot write {self.part}"):
+            write_at(self.target, data.reshape(-1).view(np.uint8).data, at)
+            # Linux begins to write these pages out at once, and the disk works all the time, not
+            # only while a finished shard is synced.
+            os.posix_fadvise(self.target, at, data.nbytes, os.POSIX_FADV_DONTNEED)
+
+    def read(self, extent: Extent, into: NDArray[Any]) -> NDArray[Any]:
+        """Fill `into` (uint8) with the bytes of a source file."""
         with explained(f"cannot read {extent.file}"):
             done = 0
             while done < extent.nbytes:
@@ -98,7 +126,8 @@ class Scratch:
 
     def __init__(self) -> None:
         self.arrays: dict[str, NDArray[Any]] = {}
-        self.dequantizers: dict[str, Dequantizer] = {}
+        self.dequantizers: dict[str, Dequantizer | NativeDequantizer] = {}
+        self.int4 = Int4Quantizer()
 
     def get(self, name: str, nbytes: int) -> NDArray[Any]:
         array = self.arrays.get(name)
@@ -106,9 +135,9 @@ class Scratch:
             array = self.arrays[name] = np.empty(nbytes, np.uint8)
         return array[:nbytes]
 
-    def dequantizer(self, to: str) -> Dequantizer:
+    def dequantizer(self, to: str) -> Dequantizer | NativeDequantizer:
         if to not in self.dequantizers:
-            self.dequantizers[to] = Dequantizer(to)
+            self.dequantizers[to] = dequantizer(to)
         return self.dequantizers[to]
 
 

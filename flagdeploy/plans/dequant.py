@@ -7,14 +7,16 @@ Facts of the layout: DeepSeek-V3 README_WEIGHTS.md and inference/fp8_cast_bf16.p
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, overload
 
 from flagdeploy.checkpoint.folder import is_weight
 from flagdeploy.checkpoint.formats import SCALE, SCALE_DTYPES, Format, recognise
-from flagdeploy.checkpoint.fp8 import TARGETS
+from flagdeploy.checkpoint.fp8 import TARGETS, itemsize
 from flagdeploy.checkpoint.index import INDEX
 from flagdeploy.checkpoint.jobs import Copy, Dequantize, Extent, ShardJob
 from flagdeploy.checkpoint.ownership import RECORD
@@ -23,51 +25,179 @@ from flagdeploy.checkpoint.verify import Verification
 from flagdeploy.errors import CheckpointError
 from flagdeploy.records.sizes import readable
 
-_TORCH_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+TORCH_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 # Files that describe the quantization that is being removed.
 _QUANTIZATION_FILES = {"hf_quant_config.json", "quant_cfg.json", "quantize_config.json"}
-_LAYER = re.compile(r"model\.layers\.(\d+)\.")
+LAYER = re.compile(r"model\.layers\.(\d+)\.")
 _SHOWN = 10
+
+
+class PlannedJobs(Protocol):
+    """The jobs of a plan, by the name of the shard; `converted` tensors of the source change,
+    `copied` ones do not."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def weight_map(self) -> Mapping[str, str]: ...
+    @property
+    def converted(self) -> int: ...
+    @property
+    def copied(self) -> int: ...
+    @property
+    def sizes(self) -> Mapping[str, tuple[int, int]]:
+        """Bytes of tensors that each shard's job reads, scales aside, and writes."""
+        ...
+
+    def of(self, shard: str) -> ShardJob: ...
+    def needs(self, shard: str) -> int:
+        """Room that the output shard takes, or a little more."""
+        ...
+
+    def __iter__(self) -> Iterator[ShardJob]: ...
+    def __len__(self) -> int: ...
+
+
+class Jobs(Sequence[ShardJob]):
+    """The jobs of a plan, each made when it is asked for: all at once they take 50 MB at the size
+    of DeepSeek-R1, and the time until the first byte is written.
+
+    `kept` are the tensors by name, scales included; a shard of which nothing is left has no job.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Verification,
+        kept: Mapping[str, Tensor],
+        block: tuple[int, int],
+        to: str,
+    ) -> None:
+        self.checkpoint, self.kept, self.block, self.to = checkpoint, kept, block, to
+        home = checkpoint.index.weight_map
+        self.weight_map = {name: home[name] for name in kept if not name.endswith(SCALE)}
+        self.names = tuple(sorted(set(self.weight_map.values())))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> ShardJob: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[ShardJob, ...]: ...
+    def __getitem__(self, index: int | slice) -> ShardJob | tuple[ShardJob, ...]:
+        if isinstance(index, slice):
+            return tuple(map(self.of, self.names[index]))
+        return self.of(self.names[index])
+
+    def of(self, shard: str) -> ShardJob:
+        """The job for the output shard of this name."""
+        sources = {
+            name: tensor
+            for name, tensor in self.checkpoint.headers[shard].tensors.items()
+            if name in self.weight_map
+        }
+        head, laid = header_bytes(
+            {name: (self._dtype(tensor), tensor.shape) for name, tensor in sources.items()}
+        )
+        items = tuple(self._work(target, laid) for target in laid.tensors.values())
+        return ShardJob(shard, head, items, laid.file_bytes)
+
+    @cached_property
+    def converted(self) -> int:
+        return Counter(self.kept[name].dtype for name in self.weight_map)["F8_E4M3"]
+
+    @property
+    def copied(self) -> int:
+        return len(self.weight_map) - self.converted
+
+    @cached_property
+    def sizes(self) -> Mapping[str, tuple[int, int]]:
+        """Bytes of tensors that each shard's job reads, scales aside, and writes."""
+        wider = itemsize(self.to)
+        sizes = {}
+        for shard in self.names:
+            tensors = self.checkpoint.headers[shard].tensors
+            kept = [tensor for name, tensor in tensors.items() if name in self.weight_map]
+            fp8 = sum(t.end - t.begin for t in kept if t.dtype == "F8_E4M3")
+            copied = sum(t.end - t.begin for t in kept) - fp8
+            sizes[shard] = fp8 + copied, fp8 * wider + copied
+        return sizes
+
+    def needs(self, shard: str) -> int:
+        """Room that the output shard takes, a little above its size: the header of the output is
+        no longer than that of the source but for a digit per offset."""
+        header = self.checkpoint.headers[shard]
+        return self.sizes[shard][1] + header.data_start + 4 * len(header.tensors) + 64
+
+    def _dtype(self, tensor: Tensor) -> str:
+        return TARGETS[self.to] if tensor.dtype == "F8_E4M3" else tensor.dtype
+
+    def _extent(self, name: str) -> Extent:
+        file = self.checkpoint.index.weight_map[name]
+        tensor = self.kept[name]
+        start = self.checkpoint.headers[file].data_start
+        return Extent(file, start + tensor.begin, tensor.nbytes)
+
+    def _work(self, target: Tensor, laid: Header) -> Copy | Dequantize:
+        name, at = target.name, laid.data_start + target.begin
+        if self.kept[name].dtype != "F8_E4M3":
+            return Copy(name, self._extent(name), at)
+        rows, columns = target.shape
+        dtype, scale = self.kept[name + SCALE].dtype, self._extent(name + SCALE)
+        weight = self._extent(name)
+        return Dequantize(name, weight, scale, dtype, (rows, columns), self.block, self.to, at)
 
 
 @dataclass(frozen=True)
 class DequantPlan:
     """Everything a dequantization will do; sizes in bytes.
 
-    `identity` tells this conversion of this source from any other, `data_bytes` counts the tensors
-    of the output, `side_files` are copied and `left_out` are not.
+    `identity` tells this conversion of this source from any other, `side_files` are copied and
+    `left_out` are not; `written` are JSON files by name besides index and config.json, and
+    `config_note` says what the latter becomes.
     """
 
     source: Path
     source_format: Format
     to: str
-    jobs: tuple[ShardJob, ...]
-    weight_map: Mapping[str, str]
-    data_bytes: int
+    jobs: PlannedJobs
     config: Mapping[str, Any]
     side_files: tuple[str, ...]
     left_out: tuple[str, ...]
     identity: Mapping[str, Any]
+    config_note: str
+    verb: str = "dequantized"
+    written: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def dequantized(self) -> int:
-        return sum(isinstance(item, Dequantize) for job in self.jobs for item in job.work)
+    def weight_map(self) -> Mapping[str, str]:
+        return self.jobs.weight_map
 
-    @property
+    @cached_property
     def source_bytes(self) -> int:
-        return sum(item.source.nbytes for job in self.jobs for item in job.work)
+        return sum(read for read, _ in self.jobs.sizes.values())
+
+    @cached_property
+    def data_bytes(self) -> int:
+        """Bytes of the tensors of the output."""
+        return sum(written for _, written in self.jobs.sizes.values())
+
+    @cached_property
+    def output_sizes(self) -> Mapping[str, int]:
+        """The size of each output shard; makes every job."""
+        return {job.name: job.nbytes for job in self.jobs}
 
     @property
     def output_bytes(self) -> int:
-        return sum(job.nbytes for job in self.jobs)
+        return sum(self.output_sizes.values())
 
     def __str__(self) -> str:
-        copied = len(self.weight_map) - self.dequantized
         lines = [
             f"dequant {self.source}: {self.source_format} -> {self.to}",
-            f"  {len(self.jobs)} shard(s): {self.dequantized} tensors dequantized, {copied} copied",
+            f"  {len(self.jobs)} shard(s): {self.jobs.converted} tensors {self.verb}, "
+            f"{self.jobs.copied} copied",
             f"  {readable(self.source_bytes)} read, {readable(self.output_bytes)} written",
-            f"  config.json: {_TORCH_DTYPES[self.to]}, without quantization_config",
+            f"  config.json: {self.config_note}",
             f"  copied: {', '.join(self.side_files) or 'nothing'}",
         ]
         if self.left_out:
@@ -80,9 +210,9 @@ class DequantPlan:
             "source": str(self.source),
             "source_format": self.source_format.name,
             "to": self.to,
-            "shards": {job.name: job.nbytes for job in self.jobs},
+            "shards": dict(self.output_sizes),
             "tensors": len(self.weight_map),
-            "dequantized": self.dequantized,
+            "converted": self.jobs.converted,
             "source_bytes": self.source_bytes,
             "output_bytes": self.output_bytes,
             "side_files": list(self.side_files),
@@ -109,26 +239,21 @@ def plan_dequant(
     }
     found = recognise(checkpoint.config, tensors)
     block = _require_fp8_block(checkpoint, found, to)
-    _check_pairs(checkpoint, tensors, block)
-    kept = _without_mtp(checkpoint, tensors) if drop_mtp else tensors
-    jobs = tuple(
-        job
-        for shard, header in sorted(checkpoint.headers.items())
-        if (job := _shard_job(shard, header, checkpoint, kept, block, to))
-    )
-    side_files, left_out = _split_files(checkpoint, files)
-    config = _edit_config(checkpoint.config, to, drop_mtp)
+    check_pairs(checkpoint, tensors, block)
+    kept = without_mtp(checkpoint, tensors) if drop_mtp else tensors
+    jobs = Jobs(checkpoint, kept, block, to)
+    side_files, left_out = split_files(checkpoint, files)
+    config = plain_config(checkpoint.config, to, drop_mtp)
     return DequantPlan(
         source=checkpoint.index.folder,
         source_format=found,
         to=to,
         jobs=jobs,
-        weight_map={item.name: job.name for job in jobs for item in job.work},
-        data_bytes=sum(job.nbytes - len(job.head) for job in jobs),
         config=config,
         side_files=side_files,
         left_out=left_out,
-        identity=_identity(checkpoint, files, jobs, to, config),
+        identity=identity_of(checkpoint, files, [to, drop_mtp], config),
+        config_note=plain_note(to),
     )
 
 
@@ -147,9 +272,17 @@ def _require_fp8_block(checkpoint: Verification, found: Format, to: str) -> tupl
     return found.block
 
 
-def _check_pairs(
+def check_pairs(
     checkpoint: Verification, tensors: Mapping[str, Tensor], block: tuple[int, int]
 ) -> None:
+    weights = [tensor for tensor in tensors.values() if tensor.dtype == "F8_E4M3"]
+    scales = [tensors.get(tensor.name + SCALE) for tensor in weights]
+    # 45,000 pairs have some ten shapes; one scale more than weights is one without its weight.
+    pairs = zip(weights, scales, strict=True)
+    shapes = {(w.shape, s and (s.dtype, s.shape)): (w, s) for w, s in pairs}
+    fit = not any(_scale_problem(*pair, block) for pair in shapes.values())
+    if fit and sum(name.endswith(SCALE) for name in tensors) == len(weights):
+        return
     problems = []
     for name, tensor in tensors.items():
         shard = checkpoint.index.weight_map[name]
@@ -189,74 +322,45 @@ def _scale_problem(tensor: Tensor, scale: Tensor | None, block: tuple[int, int])
     return None
 
 
-def _without_mtp(checkpoint: Verification, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors without the multi-token prediction layers, which follow the last hidden layer."""
+def hidden_layers(checkpoint: Verification) -> int:
+    """How many layers the model has besides those of multi-token prediction."""
     layers = checkpoint.config.get("num_hidden_layers")
-    if not isinstance(layers, int):
+    if type(layers) is not int or layers < 1:
         raise CheckpointError(
             f"{checkpoint.index.folder}/config.json: num_hidden_layers is not a number: "
             "cannot tell which layers are MTP"
         )
+    return layers
+
+
+def without_mtp(checkpoint: Verification, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without the multi-token prediction layers, which follow the last hidden layer."""
+    layers = hidden_layers(checkpoint)
     return {
         name: tensor
         for name, tensor in tensors.items()
-        if not ((layer := _LAYER.match(name)) and int(layer[1]) >= layers)
+        if not ((layer := LAYER.match(name)) and int(layer[1]) >= layers)
     }
 
 
-def _shard_job(
-    shard: str,
-    header: Header,
-    checkpoint: Verification,
-    kept: Mapping[str, Tensor],
-    block: tuple[int, int],
-    to: str,
-) -> ShardJob | None:
-    """The job for the output shard of the same name; None when nothing is left of it."""
-    sources = {
-        name: tensor
-        for name, tensor in header.tensors.items()
-        if name in kept and not name.endswith(SCALE)
-    }
-    if not sources:
-        return None
-    head, laid = header_bytes(
-        {
-            name: (TARGETS[to] if tensor.dtype == "F8_E4M3" else tensor.dtype, tensor.shape)
-            for name, tensor in sources.items()
-        }
-    )
-
-    def extent(name: str) -> Extent:
-        file = checkpoint.index.weight_map[name]
-        tensor = checkpoint.headers[file].tensors[name]
-        return Extent(file, checkpoint.headers[file].data_start + tensor.begin, tensor.nbytes)
-
-    def work(target: Tensor) -> Copy | Dequantize:
-        name, at = target.name, laid.data_start + target.begin
-        if sources[name].dtype != "F8_E4M3":
-            return Copy(name, extent(name), at)
-        rows, columns = target.shape
-        dtype = kept[name + SCALE].dtype
-        scale = extent(name + SCALE)
-        return Dequantize(name, extent(name), scale, dtype, (rows, columns), block, to, at)
-
-    items = tuple(work(target) for target in laid.tensors.values())
-    return ShardJob(shard, head, items, laid.file_bytes)
+def plain_note(to: str) -> str:
+    """One line about what `plain_config` does."""
+    return f"{TORCH_DTYPES[to]}, without quantization_config"
 
 
-def _edit_config(config: Mapping[str, Any], to: str, drop_mtp: bool) -> dict[str, Any]:
+def plain_config(config: Mapping[str, Any], to: str, drop_mtp: bool) -> dict[str, Any]:
+    """The config.json of weights without quantization."""
     edited = {key: value for key, value in config.items() if key != "quantization_config"}
     # Transformers 5 renamed torch_dtype to dtype and reads both.
-    edited["dtype" if "dtype" in edited else "torch_dtype"] = _TORCH_DTYPES[to]
+    edited["dtype" if "dtype" in edited else "torch_dtype"] = TORCH_DTYPES[to]
     if "dtype" in edited and "torch_dtype" in edited:
-        edited["torch_dtype"] = _TORCH_DTYPES[to]
+        edited["torch_dtype"] = TORCH_DTYPES[to]
     if drop_mtp:
         edited["num_nextn_predict_layers"] = 0
     return edited
 
 
-def _split_files(
+def split_files(
     checkpoint: Verification, files: Mapping[str, int]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the files to copy as they are, and of those that have no place in the output."""
@@ -266,16 +370,15 @@ def _split_files(
     return tuple(name for name in others if name not in left), tuple(left)
 
 
-def _identity(
+def identity_of(
     checkpoint: Verification,
     files: Mapping[str, int],
-    jobs: tuple[ShardJob, ...],
-    to: str,
+    options: Sequence[Any],
     config: Mapping[str, Any],
 ) -> dict[str, Any]:
-    digest = hashlib.sha256(json.dumps([to, config], sort_keys=True).encode())
+    """The output follows from the source's headers and data, the options (the target first) and
+    the config."""
+    digest = hashlib.sha256(json.dumps([*options, config], sort_keys=True).encode())
     for shard, header in sorted(checkpoint.headers.items()):
-        digest.update(f"{shard} {header.file_bytes} {files[shard]}\n".encode())
-    for job in jobs:
-        digest.update(job.head)
-    return {"kind": "dequant", "to": to, "work": digest.hexdigest()}
+        digest.update(f"{shard} {header.file_bytes} {files[shard]} {header.sha256}\n".encode())
+    return {"kind": "dequant", "to": options[0], "work": digest.hexdigest()}

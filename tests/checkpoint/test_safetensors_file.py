@@ -2,16 +2,18 @@
 
 import json
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flagdeploy.checkpoint import safetensors_file
 from flagdeploy.checkpoint.safetensors_file import (
     MAX_HEADER_BYTES,
     Tensor,
@@ -219,6 +221,102 @@ def test_writes_the_header_safetensors_would(
     path = tmp_path_factory.getbasetemp() / "written.safetensors"
     path.write_bytes(head + bytes(header.data_bytes))
     assert read_header(path) == header
+
+
+def outcome(parse: Callable[..., Any], *arguments: Any) -> Any:
+    """What a parser returns, or the reason it refuses for."""
+
+    class Refused(Exception):
+        pass
+
+    def refuse(what: str) -> NoReturn:
+        raise Refused(what)
+
+    try:
+        return parse(*arguments, refuse)
+    except Refused as refused:
+        return str(refused)
+
+
+PIECES = [
+    '"',
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ":",
+    " ",
+    "0",
+    "9",
+    "-",
+    ".",
+    "\\",
+    "é",
+    "\n",
+    "__metadata__",
+]
+
+
+@settings(max_examples=400)
+@given(
+    st.dictionaries(NAMES, st.tuples(st.sampled_from(sorted(TORCH)), SHAPES), min_size=1),
+    st.booleans(),
+    st.lists(st.tuples(st.floats(0, 1), st.integers(0, 12), st.sampled_from(["", *PIECES]))),
+)
+def test_the_fast_parser_never_disagrees_with_the_strict_one(
+    layout: dict[str, tuple[str, tuple[int, ...]]],
+    metadata: bool,
+    changes: list[tuple[float, int, str]],
+) -> None:
+    """Headers as they are written, then with pieces replaced at random."""
+    text = header_bytes(layout)[0][8:].decode()
+    if not metadata:
+        text = text.replace('"__metadata__":{"format":"pt"},', "")
+    for place, length, piece in changes[:2]:
+        at = int(place * len(text))
+        text = text[:at] + piece + text[at + length :]
+    raw = text.encode()
+    fast = safetensors_file._usual(raw)
+    if not changes and raw.isascii() and b"\\" not in raw:
+        assert fast
+    if fast:
+        assert fast == outcome(safetensors_file._any_valid, raw)
+
+
+USUAL = '{"__metadata__":{"format":"pt"},%s}'
+A = '"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}'
+B = '"b":{"dtype":"F32","shape":[1,1],"data_offsets":[4,8]}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        USUAL % f"{A},{A}",
+        USUAL % A.replace("[0,4]", "[0,04]"),
+        USUAL % A.replace("[4]", "[04]"),
+        USUAL % A.replace("[4]", "[4,]"),
+        USUAL % A.replace("[4]", "[2]"),
+        USUAL % A.replace("U8", "U9"),
+        USUAL % f"{A}{B}",
+        USUAL % f"{A},,{B}",
+        USUAL % f"{A},{B},",
+        USUAL % f"{B},{A}",
+        USUAL % f'{A},"x":1,{B}',
+        USUAL % f"{A},{B.replace('4,8', '5,9')}",
+        USUAL % A.replace("a", "__metadata__"),
+        USUAL % A.replace('"a"', '""'),
+        USUAL % A.replace("a", "a" * 2000),
+        USUAL.replace('"pt"', "1") % A,
+        USUAL.replace('"format":"pt"', '"f":"a","f":"b"') % A,
+        USUAL % A + "x",
+        f"x{A}}}",
+        "{}",
+    ],
+)
+def test_the_fast_parser_leaves_the_unusual_to_the_strict_one(text: str) -> None:
+    assert safetensors_file._usual(text.encode()) is None
+    assert safetensors_file._usual((USUAL % f"{A},{B}").encode())
 
 
 @given(st.binary(max_size=200), st.integers(0, 300))

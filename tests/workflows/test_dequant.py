@@ -74,6 +74,18 @@ def test_special_values(tmp_path: Path) -> None:
     assert events[-1].message == "m.8.weight: 2 values are NaN or infinite"
 
 
+def test_the_numpy_kernel_gives_the_same_files(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = dequant(source)
+    monkeypatch.setenv("FLAGDEPLOY_KERNEL", "numpy")
+    plain = dequant(source, out=tmp_path / "numpy")
+    assert plain.kernel == "numpy"
+    assert plain.to_dict()["kernel"] == "numpy"
+    for shard in (FIRST, SECOND, THIRD):
+        assert (plain.folder / shard).read_bytes() == (usual.folder / shard).read_bytes()
+
+
 def test_wide_matrices_are_cut_into_columns(tmp_path: Path) -> None:
     torch.manual_seed(0)
     weight = (torch.randn(3, 1_500_000) * 100).to(torch.float8_e4m3fn)
@@ -110,6 +122,7 @@ def test_everything_an_engine_needs_is_there(source: Path) -> None:
     assert files["assets/chart.svg"] == b"<svg/>"
     assert files["tokenizer.json"] == b"{}"
     record = json.loads(files[RECORD])
+    assert result.kernel == record["kernel"]
     assert record["source"] == str(source)
     assert (record["source_format"], record["format"]) == ("fp8-block", "bf16")
     sizes = {name: len(content) for name, content in files.items() if name != RECORD}
@@ -175,12 +188,11 @@ def test_other_work_in_the_folder_is_refused(source: Path, tmp_path: Path) -> No
         dequant(source, out=source)
 
 
-@pytest.mark.parametrize("to", ["w4afp8", "fp8"])
-def test_formats_to_come_are_refused(source: Path, to: str) -> None:
+def test_unknown_formats_are_refused(source: Path) -> None:
     with pytest.raises(UsageError) as caught:
-        dequant(source, to)
-    assert str(caught.value) == f"--to {to}: not yet supported"
-    assert caught.value.hint == "supported are bf16, fp16, fp32"
+        dequant(source, "int3")
+    assert str(caught.value) == "--to int3: unknown format"
+    assert caught.value.hint == "known are bf16, fp16, fp32, fp8, w4afp8"
 
 
 def test_a_damaged_source_is_refused_before_writing(source: Path) -> None:
@@ -250,6 +262,30 @@ def test_a_disk_that_fills_up(source: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert sorted(contents(out)) == [UNFINISHED, FIRST]
     result = dequant(source)
     assert (result.outcome, result.shards_written) == ("converted", 2)
+
+
+@pytest.mark.parametrize("room", [1, 4_000, 300_000, 800_000, 1_200_000, 1_400_000])
+def test_a_disk_full_at_any_point_is_gone_on_from(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    expected = contents(dequant(source, out=tmp_path / "undisturbed").folder)
+    writing, left = os.pwrite, [room]
+
+    def full(descriptor: int, data: memoryview, offset: int) -> int:
+        if left[0] <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        piece = data[: left[0]]
+        left[0] -= len(piece)
+        return writing(descriptor, piece, offset)
+
+    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match="No space left"):
+        patch.setattr(os, "pwrite", full)
+        dequant(source)
+    out = Path(f"{source}-bf16")
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*.safetensors")}
+    assert dequant(source).outcome == "converted"
+    assert contents(out) == expected
+    assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_an_interrupt_leaves_a_resumable_folder(source: Path) -> None:

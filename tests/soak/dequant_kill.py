@@ -1,0 +1,181 @@
+"""dequant killed at random moments and on a disk that fills up, each time resumed and compared.
+
+    python tests/soak/dequant_kill.py [--kills 100] [--full-disks 20] [--seed 0]
+
+Each trial begins with an empty output. A kill is SIGKILL at a moment drawn evenly from the time an
+undisturbed run takes, one to three times in a row. A full disk is a small tmpfs (which needs root)
+on which another file takes all the room that is left, at such a moment; the run must then end with
+exit code 1 and say so. In both cases the next run must leave exactly the files of an undisturbed
+one, and no finished shard may be written again.
+"""
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+import deepseek_checkpoint
+
+# The command, with writes slowed so that most moments lie within the conversion.
+SLOWLY = """
+import sys, time
+import flagdeploy.checkpoint.shard as shard
+from flagdeploy.__main__ import main
+writing = shard.write_at
+def slowly(*arguments):
+    time.sleep(0.01)
+    writing(*arguments)
+shard.write_at = slowly
+main()
+"""
+Files = dict[str, bytes]
+
+
+def make(source: Path) -> None:
+    """40 MB in 13 shards: DeepSeek's tensors with every dimension an eighth of the real one."""
+    small = {}
+    for name, (dtype, shape) in deepseek_checkpoint.tensors(6, 2, 2, 4096).items():
+        if not name.endswith("_scale_inv"):
+            small[name] = dtype, tuple(max(1, size // 8) for size in shape)
+            if dtype == "F8_E4M3":
+                scale = tuple(-(-size // 128) for size in small[name][1])
+                small[f"{name}_scale_inv"] = "F32", scale
+    deepseek_checkpoint.write(source, small, 13)
+
+
+def command(source: Path, out: Path, *, slow: bool) -> list[str]:
+    start = ["-c", SLOWLY] if slow else ["-m", "flagdeploy"]
+    return [sys.executable, *start, "dequant", "--ckpt", str(source), "--out", str(out)]
+
+
+def contents(folder: Path) -> Files:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def stamps(out: Path) -> dict[str, tuple[int, int]]:
+    found = [(path.name, path.stat()) for path in out.glob("*.safetensors")]
+    return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in found}
+
+
+def phase(out: Path) -> str:
+    """How far a run had come when it ended."""
+    if not out.exists():
+        return "before the folder"
+    if (out / "flagdeploy.json").exists():
+        return "complete"
+    done, begun = len(stamps(out)), any(out.glob("*.safetensors.part"))
+    if (out / "model.safetensors.index.json").exists():
+        return "index written"
+    return f"{done:2} shards done{', more begun' if begun else ''}"
+
+
+def resumed(source: Path, out: Path, expected: Files) -> None:
+    before = stamps(out) if out.exists() else {}
+    subprocess.run(command(source, out, slow=False), check=True, capture_output=True)
+    assert contents(out) == expected, "the output differs from that of an undisturbed run"
+    assert before.items() <= stamps(out).items(), "a finished shard was written again"
+
+
+def kills(source: Path, out: Path, expected: Files, count: int, seconds: float) -> Counter[str]:
+    phases: Counter[str] = Counter()
+    for trial in range(count):
+        for _ in range(1 + trial % 3):
+            process = subprocess.Popen(
+                command(source, out, slow=True),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            time.sleep(random.uniform(0, seconds))
+            process.kill()
+            process.wait()
+        phases[phase(out)] += 1
+        resumed(source, out, expected)
+        empty(out)
+    return phases
+
+
+def full_disks(
+    source: Path, disk: Path, expected: Files, count: int, seconds: float
+) -> Counter[str]:
+    size = sum(map(len, expected.values())) + (8 << 20)
+    options = ["-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+    subprocess.run(["mount", *options], check=True)
+    try:
+        phases: Counter[str] = Counter()
+        while phases.total() < count:
+            phases += full_disk(source, disk, expected, random.uniform(0.3, 1) * seconds)
+        return phases
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def full_disk(source: Path, disk: Path, expected: Files, moment: float) -> Counter[str]:
+    """One trial: the phase in which the disk was full, nothing when the run was faster."""
+    out, filler = disk / "out", disk / "filler"
+    process = subprocess.Popen(
+        command(source, out, slow=True), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    time.sleep(moment)
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(1 << 16)):
+            pass
+    _, stderr = process.communicate()
+    reached = phase(out)
+    if process.returncode:
+        assert process.returncode == 1, process.returncode
+        refused = b"the disk has" if b"needs" in stderr else b"No space left on device"
+        assert refused in stderr and b"hint: free some space" in stderr, stderr.decode()
+    filler.unlink()
+    resumed(source, out, expected)
+    empty(out)
+    return Counter([reached] if process.returncode else [])
+
+
+def empty(out: Path) -> None:
+    for path in out.iterdir():
+        path.unlink()
+    out.rmdir()
+
+
+def show(title: str, phases: Counter[str]) -> None:
+    print(f"\n{phases.total()} x {title}, then resumed: each time the undisturbed output")
+    for name, count in sorted(phases.items()):
+        print(f"  {count:4} x {name}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--full-disks", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    random.seed(arguments.seed)
+    print(f"{time.strftime('%Y-%m-%d %H:%M')}: {' '.join(sys.argv)}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source, out, disk = folder / "source", folder / "out", folder / "disk"
+        disk.mkdir()
+        make(source)
+        began = time.perf_counter()
+        subprocess.run(command(source, out, slow=True), check=True, capture_output=True)
+        seconds = time.perf_counter() - began
+        expected = contents(out)
+        empty(out)
+        print(f"an undisturbed run, slowed: {seconds:.1f} s, {len(expected)} files")
+        show("killed", kills(source, out, expected, arguments.kills, seconds))
+        if os.geteuid():
+            print("\nfull disks: not run, a tmpfs needs root")
+        else:
+            count = arguments.full_disks
+            show("disk full", full_disks(source, disk, expected, count, seconds))
+
+
+if __name__ == "__main__":
+    main()
