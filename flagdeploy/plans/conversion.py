@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from flagdeploy.checkpoint.formats import recognise
 from flagdeploy.checkpoint.fp8 import TARGETS as PLAIN
 from flagdeploy.checkpoint.verify import Verification
-from flagdeploy.plans.dequant import DequantPlan, plan_dequant
+from flagdeploy.plans.conversion_plan import ConversionPlan
+from flagdeploy.plans.dequant import plan_dequant
 from flagdeploy.plans.four_bit import plan_four_bit
 from flagdeploy.plans.fp8 import plan_fp8
 from flagdeploy.plans.recipes import all_tensors
@@ -32,7 +33,7 @@ def plan_conversion(
     options: W4afp8Options,
     *,
     drop_mtp: bool = False,
-) -> DequantPlan:
+) -> ConversionPlan:
     """Plan the conversion `to` one of TARGETS; CheckpointError when there is no way."""
     if to == "w4afp8":
         return plan_w4afp8(

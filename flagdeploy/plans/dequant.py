@@ -8,11 +8,9 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Protocol, overload
+from typing import Any, overload
 
 from flagdeploy.checkpoint.folder import is_weight
 from flagdeploy.checkpoint.formats import SCALE, SCALE_DTYPES, Format, recognise
@@ -23,39 +21,13 @@ from flagdeploy.checkpoint.ownership import RECORD
 from flagdeploy.checkpoint.safetensors_file import Header, Tensor, header_bytes
 from flagdeploy.checkpoint.verify import Verification
 from flagdeploy.errors import CheckpointError
-from flagdeploy.records.sizes import readable
+from flagdeploy.plans.conversion_plan import ConversionPlan
 
 TORCH_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 # Files that describe the quantization that is being removed.
 _QUANTIZATION_FILES = {"hf_quant_config.json", "quant_cfg.json", "quantize_config.json"}
 LAYER = re.compile(r"model\.layers\.(\d+)\.")
 _SHOWN = 10
-
-
-class PlannedJobs(Protocol):
-    """The jobs of a plan, by the name of the shard; `converted` tensors of the source change,
-    `copied` ones do not."""
-
-    @property
-    def names(self) -> tuple[str, ...]: ...
-    @property
-    def weight_map(self) -> Mapping[str, str]: ...
-    @property
-    def converted(self) -> int: ...
-    @property
-    def copied(self) -> int: ...
-    @property
-    def sizes(self) -> Mapping[str, tuple[int, int]]:
-        """Bytes of tensors that each shard's job reads, scales aside, and writes."""
-        ...
-
-    def of(self, shard: str) -> ShardJob: ...
-    def needs(self, shard: str) -> int:
-        """Room that the output shard takes, or a little more."""
-        ...
-
-    def __iter__(self) -> Iterator[ShardJob]: ...
-    def __len__(self) -> int: ...
 
 
 class Jobs(Sequence[ShardJob]):
@@ -148,85 +120,13 @@ class Jobs(Sequence[ShardJob]):
         return Dequantize(name, weight, scale, dtype, (rows, columns), self.block, self.to, at)
 
 
-@dataclass(frozen=True)
-class DequantPlan:
-    """Everything a dequantization will do; sizes in bytes.
-
-    `identity` tells this conversion of this source from any other, `side_files` are copied and
-    `left_out` are not; `written` are JSON files by name besides index and config.json, and
-    `config_note` says what the latter becomes.
-    """
-
-    source: Path
-    source_format: Format
-    to: str
-    jobs: PlannedJobs
-    config: Mapping[str, Any]
-    side_files: tuple[str, ...]
-    left_out: tuple[str, ...]
-    identity: Mapping[str, Any]
-    config_note: str
-    verb: str = "dequantized"
-    written: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def weight_map(self) -> Mapping[str, str]:
-        return self.jobs.weight_map
-
-    @cached_property
-    def source_bytes(self) -> int:
-        return sum(read for read, _ in self.jobs.sizes.values())
-
-    @cached_property
-    def data_bytes(self) -> int:
-        """Bytes of the tensors of the output."""
-        return sum(written for _, written in self.jobs.sizes.values())
-
-    @cached_property
-    def output_sizes(self) -> Mapping[str, int]:
-        """The size of each output shard; makes every job."""
-        return {job.name: job.nbytes for job in self.jobs}
-
-    @property
-    def output_bytes(self) -> int:
-        return sum(self.output_sizes.values())
-
-    def __str__(self) -> str:
-        lines = [
-            f"dequant {self.source}: {self.source_format} -> {self.to}",
-            f"  {len(self.jobs)} shard(s): {self.jobs.converted} tensors {self.verb}, "
-            f"{self.jobs.copied} copied",
-            f"  {readable(self.source_bytes)} read, {readable(self.output_bytes)} written",
-            f"  config.json: {self.config_note}",
-            f"  copied: {', '.join(self.side_files) or 'nothing'}",
-        ]
-        if self.left_out:
-            lines.append(f"  left out: {', '.join(self.left_out)}")
-        return "\n".join(lines)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The plan as JSON data, one entry per shard."""
-        return {
-            "source": str(self.source),
-            "source_format": self.source_format.name,
-            "to": self.to,
-            "shards": dict(self.output_sizes),
-            "tensors": len(self.weight_map),
-            "converted": self.jobs.converted,
-            "source_bytes": self.source_bytes,
-            "output_bytes": self.output_bytes,
-            "side_files": list(self.side_files),
-            "left_out": list(self.left_out),
-        }
-
-
 def plan_dequant(
     checkpoint: Verification,
     files: Mapping[str, int],
     to: str,
     *,
     drop_mtp: bool = False,
-) -> DequantPlan:
+) -> ConversionPlan:
     """Plan the conversion of a whole checkpoint whose files were last changed at ``{name: ns}``.
 
     Raises CheckpointError when the format cannot be converted, or naming every FP8 tensor without
@@ -244,7 +144,7 @@ def plan_dequant(
     jobs = Jobs(checkpoint, kept, block, to)
     side_files, left_out = split_files(checkpoint, files)
     config = plain_config(checkpoint.config, to, drop_mtp)
-    return DequantPlan(
+    return ConversionPlan(
         source=checkpoint.index.folder,
         source_format=found,
         to=to,

@@ -14,7 +14,8 @@ from flagdeploy.checkpoint.int4 import GROUP
 from flagdeploy.checkpoint.quantize_jobs import DecodeInt4, DecodeMxfp4
 from flagdeploy.checkpoint.safetensors_file import Tensor
 from flagdeploy.checkpoint.verify import Verification
-from flagdeploy.plans.dequant import DequantPlan, check_pairs, plain_config, plain_note, without_mtp
+from flagdeploy.plans.conversion_plan import ConversionPlan
+from flagdeploy.plans.dequant import check_pairs, plain_config, plain_note, without_mtp
 from flagdeploy.plans.recipes import Recipe, Source, all_tensors, assemble, refuse_all
 
 _BLOCKS, _SCALES = "_blocks", "_scales"
@@ -29,7 +30,7 @@ def plan_four_bit(
     to: str,
     *,
     drop_mtp: bool = False,
-) -> DequantPlan:
+) -> ConversionPlan:
     """Plan the decoding of an ``mxfp4`` or ``w4afp8`` checkpoint; shards keep their names.
 
     Raises CheckpointError naming every tensor without fitting scales.

@@ -12,7 +12,8 @@ from flagdeploy.checkpoint.fp8_encode import BLOCK
 from flagdeploy.checkpoint.quantize_jobs import QuantizeFp8
 from flagdeploy.checkpoint.verify import Verification
 from flagdeploy.errors import CheckpointError
-from flagdeploy.plans.dequant import DequantPlan, plain_config, without_mtp
+from flagdeploy.plans.conversion_plan import ConversionPlan
+from flagdeploy.plans.dequant import plain_config, without_mtp
 from flagdeploy.plans.recipes import Recipe, Source, all_tensors, assemble
 
 QUANTIZATION_CONFIG = {
@@ -30,7 +31,7 @@ _QUANTIZED = re.compile(
 
 def plan_fp8(
     checkpoint: Verification, files: Mapping[str, int], *, drop_mtp: bool = False
-) -> DequantPlan:
+) -> ConversionPlan:
     """Plan the quantization of a whole BF16 checkpoint; shards keep their names.
 
     Raises CheckpointError for another format and for a model without such matrices.

@@ -9,7 +9,8 @@ from flagdeploy.checkpoint.jobs import Copy, Dequantize, Extent, ShardJob, Work
 from flagdeploy.checkpoint.safetensors_file import Tensor, header_bytes
 from flagdeploy.checkpoint.verify import Verification
 from flagdeploy.errors import CheckpointError
-from flagdeploy.plans.dequant import DequantPlan, identity_of, split_files
+from flagdeploy.plans.conversion_plan import ConversionPlan
+from flagdeploy.plans.dequant import identity_of, split_files
 
 # Tensors of an output by name: dtype and shape.
 Outputs = Mapping[str, tuple[str, tuple[int, ...]]]
@@ -97,12 +98,12 @@ def assemble(
     config: Mapping[str, Any],
     options: Sequence[Any] = (),
     **details: Any,
-) -> DequantPlan:
+) -> ConversionPlan:
     """The plan that writes `shards` (names of source tensors by output shard) of what `cook` makes
     of each tensor; `options` are what else the output depends on, `details` further fields of
-    DequantPlan."""
+    ConversionPlan."""
     side_files, left_out = split_files(checkpoint, files)
-    return DequantPlan(
+    return ConversionPlan(
         source=checkpoint.index.folder,
         source_format=found,
         to=to,

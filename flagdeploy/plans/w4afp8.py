@@ -19,9 +19,9 @@ from flagdeploy.checkpoint.quantize_jobs import QuantizeInt4
 from flagdeploy.checkpoint.verify import Verification
 from flagdeploy.errors import CheckpointError
 from flagdeploy.plans import w4afp8_config
+from flagdeploy.plans.conversion_plan import ConversionPlan
 from flagdeploy.plans.dequant import (
     LAYER,
-    DequantPlan,
     check_pairs,
     hidden_layers,
     plain_config,
@@ -47,7 +47,7 @@ def plan_w4afp8(
     act_scales: Mapping[str, float] | float = 1.0,
     parts: int = 9,
     drop_mtp: bool = False,
-) -> DequantPlan:
+) -> ConversionPlan:
     """Plan the quantization of a whole FP8 block or BF16 checkpoint.
 
     `act_scales` (``trtllm`` only) maps ``model.layers.L.mlp.experts.E.w1.input_scale`` and so on to

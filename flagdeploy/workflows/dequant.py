@@ -21,7 +21,7 @@ from flagdeploy.checkpoint.sample_quantized import compare_quantized
 from flagdeploy.checkpoint.verify import verify
 from flagdeploy.errors import CheckpointError, UsageError
 from flagdeploy.plans.conversion import TARGETS, W4afp8Options, plan_conversion
-from flagdeploy.plans.dequant import DequantPlan
+from flagdeploy.plans.conversion_plan import ConversionPlan
 from flagdeploy.plans.w4afp8 import LAYOUTS
 from flagdeploy.records.events import Event, Report, silent
 from flagdeploy.records.sizes import readable
@@ -41,7 +41,7 @@ class DequantResult:
 
     folder: Path
     outcome: Outcome
-    plan: DequantPlan
+    plan: ConversionPlan
     shards_written: int
     nonfinite: Mapping[str, int]
     kernel: str | None = None
@@ -175,7 +175,7 @@ def _act_scales(given: str | Path | float | None) -> Mapping[str, float] | float
 
 def _plan(
     source: Path, target: Path, to: str, options: W4afp8Options, drop_mtp: bool
-) -> DequantPlan:
+) -> ConversionPlan:
     whole = verify(source).require()
     if target.resolve() == source.resolve():
         raise UsageError(f"--out {target} is the checkpoint itself", "give another folder")
@@ -198,13 +198,13 @@ def _default_workers() -> int:
     return min(16, len(os.sched_getaffinity(0)))
 
 
-def _finished(plan: DequantPlan, shard: str, target: Path) -> bool:
+def _finished(plan: ConversionPlan, shard: str, target: Path) -> bool:
     # The job is not made for a file that is not there: of a new folder, all.
     return (target / shard).is_file() and finished(plan.jobs.of(shard), target)
 
 
 def _convert(
-    plan: DequantPlan, todo: list[str], target: Path, workers: int, report: Report
+    plan: ConversionPlan, todo: list[str], target: Path, workers: int, report: Report
 ) -> dict[str, int]:
     """Convert the shards that are not finished; returns the non-finite counts of all shards."""
     mark = ownership.look(target, plan.identity).mark
@@ -223,7 +223,7 @@ def _convert(
     return dict(sorted(nonfinite.items()))
 
 
-def _write_rest(plan: DequantPlan, target: Path) -> None:
+def _write_rest(plan: ConversionPlan, target: Path) -> None:
     with explained(f"cannot write {target}"):
         for name in plan.side_files:
             copy_file(inside(plan.source, name), target / name)
@@ -239,7 +239,7 @@ def _origin(source: Path) -> Any:
     return read_json(path).get("identity") if path.is_file() else None
 
 
-def _check(plan: DequantPlan, target: Path) -> dict[str, float]:
+def _check(plan: ConversionPlan, target: Path) -> dict[str, float]:
     """Read the output back: headers of all shards, and samples computed another way; the error."""
     verify(target).require()
     wrong: str | None = None

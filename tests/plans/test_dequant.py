@@ -10,14 +10,17 @@ from flagdeploy.checkpoint.folder import list_files
 from flagdeploy.checkpoint.jobs import Dequantize
 from flagdeploy.checkpoint.verify import verify
 from flagdeploy.errors import CheckpointError
-from flagdeploy.plans.dequant import DequantPlan, plan_dequant
+from flagdeploy.plans.conversion_plan import ConversionPlan
+from flagdeploy.plans.dequant import plan_dequant
 
 FIRST, SECOND, THIRD = (f"model-{i:05d}-of-000003.safetensors" for i in (1, 2, 3))
 CROSSING = "model.layers.0.self_attn.q_a_proj.weight"
 RAGGED = "model.layers.1.self_attn.kv_a_proj_with_mqa.weight"
 
 
-def planned(layout: Layout, folder: Path, to: str = "bf16", drop_mtp: bool = False) -> DequantPlan:
+def planned(
+    layout: Layout, folder: Path, to: str = "bf16", drop_mtp: bool = False
+) -> ConversionPlan:
     whole = verify(layout.write(folder)).require()
     return plan_dequant(whole, dict.fromkeys(list_files(folder), 0), to, drop_mtp=drop_mtp)
 

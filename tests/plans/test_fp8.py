@@ -10,11 +10,11 @@ from checkpoint.moe_layout import FP8_CONFIG, matrices, mixture
 from flagdeploy.checkpoint.folder import list_files
 from flagdeploy.checkpoint.verify import verify
 from flagdeploy.errors import CheckpointError
-from flagdeploy.plans.dequant import DequantPlan
+from flagdeploy.plans.conversion_plan import ConversionPlan
 from flagdeploy.plans.fp8 import plan_fp8
 
 
-def planned(layout: Layout, folder: Path) -> DequantPlan:
+def planned(layout: Layout, folder: Path) -> ConversionPlan:
     whole = verify(layout.write(folder)).require()
     return plan_fp8(whole, dict.fromkeys(list_files(folder), 0))
 

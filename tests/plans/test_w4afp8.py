@@ -12,12 +12,12 @@ from flagdeploy.checkpoint.folder import list_files
 from flagdeploy.checkpoint.safetensors_file import Tensor
 from flagdeploy.checkpoint.verify import verify
 from flagdeploy.errors import CheckpointError
-from flagdeploy.plans.dequant import DequantPlan
+from flagdeploy.plans.conversion_plan import ConversionPlan
 from flagdeploy.plans.w4afp8 import plan_w4afp8
 from flagdeploy.plans.w4afp8_config import HF_QUANT_CONFIG, quant_cfg
 
 
-def planned(model: Layout, folder: Path, **options: object) -> DequantPlan:
+def planned(model: Layout, folder: Path, **options: object) -> ConversionPlan:
     whole = verify(model.write(folder)).require()
     return plan_w4afp8(whole, dict.fromkeys(list_files(folder), 0), **options)  # type: ignore[arg-type]
 
