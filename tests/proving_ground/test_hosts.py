@@ -107,8 +107,9 @@ def test_host_ipc_is_that_hosts_shared_memory(fleet: Fleet, python_environment: 
     run(fleet[0], python_environment, "touch", "/dev/shm/segment", options=options)
     here, there = (run(h, python_environment, "ls", "/dev/shm", options=options) for h in fleet)
     fleet[0].run("rm", "/dev/shm/segment")
-    assert here == "segment"
-    assert there == ""
+    # A killed engine leaves segments of its own behind, as on any host.
+    assert "segment" in here.split()
+    assert "segment" not in there.split()
 
 
 def test_hosts_reach_each_other_by_name_and_nothing_else(fleet: Fleet) -> None:

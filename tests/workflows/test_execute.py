@@ -215,7 +215,10 @@ def test_a_checkpoint_that_is_not_there(launchers: Launchers, run: Run) -> None:
     with pytest.raises(CheckpointError) as raised:
         execute(plan, launchers, run)
     assert str(raised.value) == "127.0.0.1: /no/such/model: No such file or directory"
-    assert raised.value.hint == "the checkpoint has to be at the same path on every host"
+    assert raised.value.hint == (
+        "flagdeploy pull fetches a checkpoint, dequant converts it; "
+        "it has to be at the same path on every host"
+    )
 
 
 @pytest.mark.parametrize(
