@@ -130,6 +130,7 @@ def test_a_pid_that_went_to_another_process_is_not_touched(
 ) -> None:
     launcher.start(spec("exit 0"))
     eventually(lambda: only(launcher).state == "exited")
+    time.sleep(0.05)  # start times count in ticks of 10 ms, and a pid is not reused within one
     stranger = subprocess.Popen(["sleep", "306"], start_new_session=True)
     try:
         path = tmp_path / "local/tiny-0/state.json"
