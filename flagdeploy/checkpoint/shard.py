@@ -14,6 +14,9 @@ from flagdeploy.checkpoint.native import NativeDequantizer, dequantizer
 from flagdeploy.checkpoint.safetensors_file import DTYPE_BITS
 from flagdeploy.errors import CheckpointError
 
+# Bytes behind the write position that the disk has most likely taken by now.
+_WRITTEN_OUT = 64 << 20
+
 
 class OpenShard:
     """A shard being written and the source files it is read from."""
@@ -47,11 +50,16 @@ class OpenShard:
             raw, bad = self._dequantize(item, tile, raw, scratch)
         with explained(f"cannot write {self.part}"):
             write_at(self.target, raw.data, item.at + tile.at)
-            # Linux begins to write these pages out at once, and the disk works all the time, not
-            # only while a finished shard is synced.
-            place = item.at + tile.at
-            os.posix_fadvise(self.target, place, raw.nbytes, os.POSIX_FADV_DONTNEED)
+            self._hand_over(item.at + tile.at, raw.nbytes)
         return bad
+
+    def _hand_over(self, place: int, nbytes: int) -> None:
+        """Have Linux begin to write these pages out, and forget those written a while ago: the disk
+        works all the time, not only while a finished shard is synced, and the page cache neither
+        grows nor loses what others have in it."""
+        for start in (place, place - _WRITTEN_OUT):
+            if start >= 0:
+                os.posix_fadvise(self.target, start, nbytes, os.POSIX_FADV_DONTNEED)
 
     def _dequantize(
         self, item: Dequantize, tile: Tile, raw: NDArray[Any], scratch: "Scratch"
