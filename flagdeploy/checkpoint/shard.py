@@ -22,6 +22,9 @@ from flagdeploy.checkpoint.quantize_jobs import (
 from flagdeploy.checkpoint.safetensors_file import DTYPE_BITS
 from flagdeploy.errors import CheckpointError
 
+# Bytes behind the write position that the disk has most likely taken by now.
+_WRITTEN_OUT = 64 << 20
+
 
 class OpenShard:
     """A shard being written and the source files it is read from."""
@@ -67,6 +70,14 @@ class OpenShard:
             return self._dequantize(item, tile, raw, scratch)
         return raw, 0
 
+    def _hand_over(self, place: int, nbytes: int) -> None:
+        """Have Linux begin to write these pages out, and forget those written a while ago: the disk
+        works all the time, not only while a finished shard is synced, and the page cache neither
+        grows nor loses what others have in it."""
+        for start in (place, place - _WRITTEN_OUT):
+            if start >= 0:
+                os.posix_fadvise(self.target, start, nbytes, os.POSIX_FADV_DONTNEED)
+
     def _dequantize(
         self, item: Dequantize, tile: Tile, raw: NDArray[Any], scratch: "Scratch"
     ) -> tuple[NDArray[Any], int]:
@@ -95,9 +106,7 @@ class OpenShard:
         """Write the bytes of an array from byte `at` of the shard's file on."""
         with explained(f"cannot write {self.part}"):
             write_at(self.target, data.reshape(-1).view(np.uint8).data, at)
-            # Linux begins to write these pages out at once, and the disk works all the time, not
-            # only while a finished shard is synced.
-            os.posix_fadvise(self.target, at, data.nbytes, os.POSIX_FADV_DONTNEED)
+            self._hand_over(at, data.nbytes)
 
     def read(self, extent: Extent, into: NDArray[Any]) -> NDArray[Any]:
         """Fill `into` (uint8) with the bytes of a source file."""

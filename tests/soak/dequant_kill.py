@@ -3,10 +3,10 @@
     python tests/soak/dequant_kill.py [--kills 100] [--full-disks 20] [--seed 0]
 
 Each trial begins with an empty output. A kill is SIGKILL at a moment drawn evenly from the time an
-undisturbed run takes, one to three times in a row. A full disk is a small tmpfs (which needs root)
-on which another file takes all the room that is left, at such a moment; the run must then end with
-exit code 1 and say so. In both cases the next run must leave exactly the files of an undisturbed
-one, and no finished shard may be written again.
+undisturbed run takes, one to three times in a row; what was complete before does not count. A full
+disk is a small tmpfs (which needs root) on which another file takes all the room that is left, at
+such a moment; the run must then end with exit code 1 and say so. In both cases the next run must
+leave exactly the files of an undisturbed one, and no finished shard may be written again.
 """
 
 import argparse
@@ -85,8 +85,8 @@ def resumed(source: Path, out: Path, expected: Files) -> None:
 
 def kills(source: Path, out: Path, expected: Files, count: int, seconds: float) -> Counter[str]:
     phases: Counter[str] = Counter()
-    for trial in range(count):
-        for _ in range(1 + trial % 3):
+    while phases.total() < count:
+        for _ in range(1 + phases.total() % 3):
             process = subprocess.Popen(
                 command(source, out, slow=True),
                 stdout=subprocess.DEVNULL,
@@ -95,7 +95,8 @@ def kills(source: Path, out: Path, expected: Files, count: int, seconds: float) 
             time.sleep(random.uniform(0, seconds))
             process.kill()
             process.wait()
-        phases[phase(out)] += 1
+        if (reached := phase(out)) != "complete":
+            phases[reached] += 1
         resumed(source, out, expected)
         empty(out)
     return phases
