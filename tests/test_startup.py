@@ -19,6 +19,15 @@ COMMANDS = {
 
 @pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)
 def test_no_heavy_import(arguments: list[str]) -> None:
+    assert not imported_by(arguments) & HEAVY
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version"])
+def test_no_configuration_for_nothing(argument: str) -> None:
+    assert not imported_by([argument]) & {"yaml", "omegaconf", "rich"}
+
+
+def imported_by(arguments: list[str]) -> set[str]:
     command = [sys.executable, "-X", "importtime", "-m", "flagdeploy", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     imported = {
@@ -27,4 +36,4 @@ def test_no_heavy_import(arguments: list[str]) -> None:
         if line.startswith("import time:")
     }
     assert "typer" in imported
-    assert not imported & HEAVY
+    return imported

@@ -1,6 +1,5 @@
 """`flagdeploy compare`."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -68,6 +67,8 @@ def compare(
       flagdeploy compare mlu590 --baseline h100             two published tables
       flagdeploy compare --from-table scores.csv            task,n,base,cand
     """
+    import json
+
     from flagdeploy.records import report as reports
     from flagdeploy.workflows.compare import compare as workflow
     from flagdeploy.workflows.compare import new_record_dir

@@ -1,15 +1,18 @@
 """Shell completion of deployments, variants, keys and baselines: folder names and the schema."""
 
+from pathlib import Path
+
 import typer
 
-from flagdeploy.config import workspace
 from flagdeploy.errors import FlagdeployError
 
 
 def deployments(context: typer.Context, incomplete: str) -> list[str]:
     """Folders under examples/."""
+    from flagdeploy.config import workspace
+
     try:
-        names = workspace.deployments(workspace.find(context.params.get("workspace")))
+        names = workspace.deployments(_root(context))
     except FlagdeployError:
         return []
     return _matching(names, incomplete)
@@ -21,7 +24,7 @@ def overrides(context: typer.Context, incomplete: str) -> list[str]:
     variants: list[str] = []
     if name and not given:
         try:
-            folder = workspace.find(context.params.get("workspace")) / "examples" / name / "serve"
+            folder = _root(context) / "examples" / name / "serve"
         except FlagdeployError:
             return []
         variants = sorted(path.stem for path in folder.glob("*.yaml"))
@@ -38,9 +41,15 @@ def baselines(context: typer.Context, incomplete: str) -> list[str]:
     from flagdeploy.workflows.sides import names
 
     try:
-        return _matching(names(workspace.find(context.params.get("workspace"))), incomplete)
+        return _matching(names(_root(context)), incomplete)
     except FlagdeployError:
         return []
+
+
+def _root(context: typer.Context) -> Path:
+    from flagdeploy.config import workspace  # reads YAML, which `--help` has no use for
+
+    return workspace.find(context.params.get("workspace"))
 
 
 def _keys() -> list[str]:
