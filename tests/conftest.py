@@ -1,6 +1,14 @@
 """Fixtures that several packages share."""
 
+import os
+
 import pytest
+from hypothesis import settings
+
+# A run of CI judges the change, not the luck of the draw; elsewhere every run draws anew.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 pytest_plugins = ["proving_ground.fixtures"]
 

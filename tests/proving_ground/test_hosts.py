@@ -124,7 +124,8 @@ def test_a_pulled_cable_makes_a_host_unreachable(fleet: Fleet) -> None:
         assert [reachable(host) for host in fleet] == [True, False]
     finally:
         fleet[1].up()
-    assert reachable(fleet[1])
+    # A bridge port forwards, and neighbours are found again, some moments after its cable is back.
+    assert any(reachable(fleet[1]) for _ in range(10))
 
 
 def test_containers_outlive_their_engines_crash(fleet: Fleet, python_environment: Image) -> None:
