@@ -46,6 +46,21 @@ _NEUTRAL = {
 _NEUTRAL_SECTIONS = ("container.", "readiness.", "model.architecture.", "operators.")
 _RELAXED = "speculative.relaxed_acceptance"
 
+# Keys that depend on one another: a table of single arguments cannot say them.
+DEGREES_AND_DRAFTS = frozenset(
+    {
+        "parallel.tensor",
+        "parallel.pipeline",
+        "parallel.data",
+        "parallel.expert",
+        "parallel.attention_data",
+        "speculative.method",
+        "speculative.num_tokens",
+        "speculative.eagle_topk",
+        "speculative.draft_checkpoint",
+    }
+)
+
 
 class Engine(ABC):
     """One engine and its table."""

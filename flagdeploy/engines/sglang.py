@@ -14,19 +14,7 @@ _ALGORITHM = {"mtp": "NEXTN", "eagle": "EAGLE", "eagle3": "EAGLE3"}
 
 
 class Engine(base.Engine):
-    handled = frozenset(
-        {
-            "parallel.tensor",
-            "parallel.pipeline",
-            "parallel.data",
-            "parallel.expert",
-            "parallel.attention_data",
-            "speculative.method",
-            "speculative.num_tokens",
-            "speculative.eagle_topk",
-            "speculative.draft_checkpoint",
-        }
-    )
+    handled = base.DEGREES_AND_DRAFTS
 
     def command(self, deployment: Deployment, hosts: Sequence[Host], rank: int) -> RankCommand:
         argv = ["python3", "-m", "sglang.launch_server", "--model-path", self.model(deployment)]

@@ -25,20 +25,7 @@ _RAY_RESOURCES = {"cambricon": "MLU"}
 
 
 class Engine(base.Engine):
-    handled = frozenset(
-        {
-            "parallel.tensor",
-            "parallel.pipeline",
-            "parallel.data",
-            "parallel.expert",
-            "parallel.attention_data",
-            "speculative.method",
-            "speculative.num_tokens",
-            "speculative.eagle_topk",
-            "speculative.draft_checkpoint",
-            "endpoint.api_key",
-        }
-    )
+    handled = base.DEGREES_AND_DRAFTS | {"endpoint.api_key"}
 
     def command(self, deployment: Deployment, hosts: Sequence[Host], rank: int) -> RankCommand:
         server = ["vllm", "serve", self.model(deployment)]
