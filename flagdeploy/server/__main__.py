@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("flagdeploy.server")
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m flagdeploy.server", allow_abbrev=False)
@@ -64,7 +66,7 @@ def main(arguments: list[str]) -> int:
         datefmt="%Y-%m-%d %H:%M:%S",
     )
     logging.getLogger("aiohttp.access").disabled = True  # the application logs requests itself
-    for number in (signal.SIGTERM, signal.SIGINT):  # until the server has its own way to stop
+    for number in SIGNALS:  # until the server has its own way to stop
         signal.signal(number, lambda *_: sys.exit(0))
     try:
         bound = _bind(options.host, options.port)  # before the long part, to fail early
@@ -118,8 +120,9 @@ async def _serve(options: argparse.Namespace, bound: socket.socket, loaded: "Loa
     from flagdeploy.server.app import make_app
 
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    loop = asyncio.get_running_loop()
+    for number in SIGNALS:
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
     service = _service(options, loaded)
     runner = web.AppRunner(make_app(service), handler_cancellation=True, shutdown_timeout=1)
     await runner.setup()
@@ -127,6 +130,8 @@ async def _serve(options: argparse.Namespace, bound: socket.socket, loaded: "Loa
     host, port = bound.getsockname()[:2]
     log.info("serving on http://%s:%d as %s", host, port, service.name)
     await stop.wait()
+    for number in SIGNALS:  # asyncio's own handlers would fall back to the default while it closes
+        signal.signal(number, signal.SIG_IGN)
     log.info("stopping: no new requests, running ones have %gs", options.drain_seconds)
     await service.batch.drain(options.drain_seconds)
     await runner.cleanup()

@@ -1,5 +1,6 @@
 """What surrounds every route: the request log, errors in OpenAI's shape, the API key."""
 
+import asyncio
 import hmac
 import logging
 import time
@@ -54,8 +55,8 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         refusal = Refusal(f"{request.path} takes {allowed}, not {error.method}", status=405)
     except web.HTTPNotFound:
         refusal = Refusal(f"no such path: {request.path}", status=404)
-    except ConnectionError:  # the client hung up in the middle of a stream
-        raise
+    except ConnectionError:  # a write met a closed connection before aiohttp cancelled the handler
+        raise asyncio.CancelledError from None
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
         refusal = Refusal("internal error; see the server's log", status=500, kind="internal_error")
