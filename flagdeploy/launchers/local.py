@@ -17,7 +17,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -36,6 +36,9 @@ from flagdeploy.records.files import write_private
 _SUPERVISOR = 'trap : TERM INT HUP; "$@"; echo $? > "$0"'
 
 
+VERSION = 1  # of state.json
+
+
 @dataclass(frozen=True)
 class State:
     """What is remembered of a rank; no environment, so no secrets."""
@@ -48,7 +51,7 @@ class State:
     stop_timeout: int
     pid: int = 0
     start: int = 0
-    version: int = field(default=1)
+    version: int = VERSION
 
 
 class LocalLauncher:
@@ -141,7 +144,7 @@ class LocalLauncher:
         _write(folder, State(**{**asdict(state), "pid": pid, "start": found.start if found else 0}))
 
     def stop(self, id: str, timeout: int | None = None) -> None:
-        if (state := _read(self._folder / id)) is None:
+        if (state := self._read(id)) is None:
             return
         self._session(state).end(state.stop_timeout if timeout is None else timeout)
         # Another stop may be doing the same.
@@ -149,7 +152,7 @@ class LocalLauncher:
 
     def running(self, name: str | None = None) -> tuple[Running, ...]:
         folders = sorted(self._folder.iterdir()) if self._folder.is_dir() else []
-        states = [state for folder in folders if (state := _read(folder))]
+        states = [state for folder in folders if (state := self._read(folder.name))]
         wanted = [s for s in states if name in (None, s.labels.get(LABEL_DEPLOYMENT))]
         ranks = []
         for state in wanted:
@@ -191,7 +194,7 @@ class LocalLauncher:
 
     def progress(self, id: str) -> tuple[Hashable, ...]:
         """(last log line, resident memory in 8 MiB)."""
-        state = _read(self._folder / id)
+        state = self._read(id)
         if state is None:
             return ()
         last = b"".join(itertools.islice(self.logs(id, tail=1), 1))
@@ -209,15 +212,26 @@ class LocalLauncher:
     def close(self) -> None:
         """Nothing is held."""
 
+    def _read(self, id: str) -> State | None:
+        path = self._folder / id / "state.json"
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            try:
+                state = State(**json.loads(path.read_text()))
+            except (ValueError, TypeError):
+                state = None
+            if state is None or state.version != VERSION:
+                raise HostError(
+                    str(self.host),
+                    f"{path} was not written by this version of flagdeploy",
+                    "stop the deployment with the version that started it, or, when nothing of it "
+                    f"runs any more, remove {path.parent}",
+                )
+            return state
+        return None
+
     def _session(self, state: State) -> Session:
         log = self._folder / state.name / "log"
         return Session(state.pid, state.start, state.boot, state.token, log)
-
-
-def _read(folder: Path) -> State | None:
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        return State(**json.loads((folder / "state.json").read_text()))
-    return None
 
 
 def _write(folder: Path, state: State) -> None:

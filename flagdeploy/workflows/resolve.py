@@ -29,8 +29,7 @@ def deployment(
 
     Raises ConfigError with all problems at once, each naming file, line and key.
     """
-    name = name or workspace.default_deployment(root)
-    loaded = load(name, variant, overrides, root=root, hosts=hosts, launcher=launcher)
+    loaded = load(_named(name, root), variant, overrides, root=root, hosts=hosts, launcher=launcher)
     engine = engines.load(loaded.deployment.engine, root)
     vendor = vendors.load(loaded.deployment.vendor, root)
     found = problems(loaded.deployment, loaded.hosts, engine, vendor)
@@ -39,9 +38,14 @@ def deployment(
     return loaded, engine, vendor
 
 
+def _named(name: str | None, root: Path) -> str:
+    # An empty name (of an unset shell variable) must not mean the default.
+    return workspace.default_deployment(root) if name is None else name
+
+
 def checkpoint_of(name: str | None, root: Path) -> Path:
     """The folder that `pull` fills and `dequant` reads, of one deployment."""
-    loaded = load(name or workspace.default_deployment(root), root=root)
+    loaded = load(_named(name, root), root=root)
     return workspace.absolute(root, loaded.deployment.model.source)
 
 
@@ -51,7 +55,7 @@ def repository_of(name: str | None, root: Path) -> tuple[str, str | None]:
 
     Raises ConfigError when its configuration names none.
     """
-    loaded = load(name or workspace.default_deployment(root), root=root)
+    loaded = load(_named(name, root), root=root)
     model = loaded.deployment.model
     if not model.repo:
         raise ConfigError(

@@ -182,6 +182,22 @@ def test_starting_twice_starts_once(launcher: LocalLauncher, tmp_path: Path) -> 
     assert session_of(launcher, tmp_path) == first
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"name": "r"}', '{"version": 2}'])
+def test_state_of_another_version_is_named(
+    launcher: LocalLauncher, tmp_path: Path, content: str
+) -> None:
+    launcher.start(spec("-c", "pass"))
+    (path,) = tmp_path.rglob("state.json")
+    written = path.read_text()
+    newer = json.dumps(json.loads(written) | {"version": 2})
+    path.write_text(newer if "version" in content else content)
+    with pytest.raises(HostError) as error:
+        launcher.running()
+    path.write_text(written)
+    assert str(error.value).endswith(f"{path} was not written by this version of flagdeploy")
+    assert f"remove {path.parent}" in str(error.value.hint)
+
+
 def test_other_settings_do_not_replace_what_runs(launcher: LocalLauncher) -> None:
     launcher.start(spec("sleep 308"))
     with pytest.raises(HostError) as raised:
