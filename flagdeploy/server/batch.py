@@ -90,8 +90,9 @@ class Batch:
             while self._wait_for_work():
                 done = self._prefill_some()
                 done += self._guarded(self._decode, self._running)
-                self._deliver(done + self._running)
+                # First, so that whoever has an answer finds metrics that know of it.
                 self._metrics.running = len(self._running)
+                self._deliver(done + self._running)
 
     def _wait_for_work(self) -> bool:
         with self._changed:
