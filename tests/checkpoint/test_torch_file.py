@@ -299,7 +299,7 @@ def test_changed_bytes_give_the_numbers_or_a_refusal(tmp_path: Path) -> None:
     whole = path.read_bytes()
     luck = random.Random(1)
     outcomes = []
-    for _ in range(3000):
+    for _ in range(1000):
         changed = bytearray(whole)
         for _ in range(luck.choice([1, 1, 2, 8])):
             changed[luck.randrange(len(changed))] = luck.randrange(256)
@@ -308,7 +308,7 @@ def test_changed_bytes_give_the_numbers_or_a_refusal(tmp_path: Path) -> None:
             outcomes.append(str(read_numbers(path, every)))
         except CheckpointError as error:
             outcomes.append(type(error).__name__)
-    assert outcomes.count("CheckpointError") > 500
+    assert outcomes.count("CheckpointError") > 150
     assert {"CheckpointError", "{'amax': 1.0, 'b': 2.0}"} == set(outcomes)
 
 
