@@ -126,24 +126,12 @@ def calibrate(
         loaded = _load(folder, device, dtype, trust_remote_code)
         ids = [_ids(loaded, prompt, raw, max_tokens_per_prompt) for prompt in asked]
         inputs = _run(loaded, ids, report)
-    tokens = sum(map(len, ids))
-    result = Calibration(
-        target,
-        model_sha256,
-        len(ids),
-        tokens,
-        {layer: seen.tokens for layer, seen in inputs.items()},
-    )
-    metadata = {
-        "tool": f"{_TOOL} {__version__}",
-        "model_sha256": model_sha256,
-        "prompts_sha256": hashlib.sha256(Path(prompts).read_bytes()).hexdigest(),
-        "prompts": str(len(ids)),
-        "tokens": str(tokens),
+    tokens_of = {layer: seen.tokens for layer, seen in inputs.items()}
+    result = Calibration(target, model_sha256, len(ids), sum(map(len, ids)), tokens_of)
+    metadata = _metadata(result, Path(prompts)) | {
         "max_tokens_per_prompt": str(max_tokens_per_prompt or ""),
         "chat_template": str(not raw).lower(),
         "dtype": dtype,
-        "tokens_per_expert": json.dumps(_summary(result), separators=(",", ":")),
     }
     write_act_scales(target, scales_of(_amax(inputs)), metadata)
     return result
@@ -270,12 +258,21 @@ def _amax(inputs: Mapping[int, "ExpertInputs"]) -> dict[Place, float]:
     return amax
 
 
-def _summary(result: Calibration) -> dict[str, dict[str, Any]]:
-    return {
+def _metadata(result: Calibration, prompts: Path) -> dict[str, str]:
+    """What the file says of its origin; safetensors' metadata are strings."""
+    counts = {
         str(layer): {
-            "min": min(counts),
-            "max": max(counts),
+            "min": min(seen),
+            "max": max(seen),
             "without": result.without_tokens.get(layer, []),
         }
-        for layer, counts in result.tokens_of.items()
+        for layer, seen in result.tokens_of.items()
+    }
+    return {
+        "tool": f"{_TOOL} {__version__}",
+        "model_sha256": result.model_sha256,
+        "prompts_sha256": hashlib.sha256(prompts.read_bytes()).hexdigest(),
+        "prompts": str(result.prompts),
+        "tokens": str(result.tokens),
+        "tokens_per_expert": json.dumps(counts, separators=(",", ":")),
     }
