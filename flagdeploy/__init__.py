@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what type checkers and editors see; at run time `__getattr__` finds them
+    from flagdeploy.workflows.calibrate import calibrate
     from flagdeploy.workflows.compare import compare
     from flagdeploy.workflows.dequant import dequant
     from flagdeploy.workflows.logs import logs
@@ -28,7 +29,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time `__getattr_
     from flagdeploy.workflows.stop import stop
 
 __version__ = "0.1.0"
-__all__ = ["compare", "dequant", "logs", "plan", "pull", "serve", "status", "stop"]
+__all__ = ["calibrate", "compare", "dequant", "logs", "plan", "pull", "serve", "status", "stop"]
 
 
 def __getattr__(name: str) -> Any:

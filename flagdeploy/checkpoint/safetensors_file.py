@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
 from flagdeploy.checkpoint import strict_json
@@ -202,7 +203,10 @@ def _any_valid(raw: bytes, refuse: Refuse) -> _Parsed:
     return tensors, metadata, end
 
 
-def header_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> tuple[bytes, Header]:
+def header_bytes(
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]],
+    more_metadata: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[bytes, Header]:
     """Lay out ``{name: (dtype, shape)}`` and return the bytes before the data, and their meaning.
 
     The order (widest dtype first, then by name), the ``{"format": "pt"}`` metadata that
@@ -215,7 +219,7 @@ def header_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> tuple[by
     for name, (dtype, shape) in order:
         begin, end = end, end + tensor_bytes(dtype, shape)
         laid[name] = Tensor(name, dtype, shape, begin, end)
-    metadata = {"format": "pt"}
+    metadata = {"format": "pt"} | dict(more_metadata)
     entries: dict[str, Any] = {"__metadata__": metadata} | {
         t.name: {"dtype": t.dtype, "shape": t.shape, "data_offsets": (t.begin, t.end)}
         for t in laid.values()

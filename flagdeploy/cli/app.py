@@ -11,6 +11,7 @@ import typer.core
 from flagdeploy import __version__
 from flagdeploy.cli import (
     baseline,
+    calibrate,
     compare,
     config,
     dequant,
@@ -93,6 +94,7 @@ def _root(
 for command in (
     pull.pull,
     dequant.dequant,
+    calibrate.calibrate,
     serve.serve,
     serve.plan,
     status.status,

@@ -108,7 +108,7 @@ def load_items(benchmark: Benchmark) -> list[Item]:
 
 def _item(benchmark: Benchmark, row: dict[str, Any]) -> Item:
     question, options, gold, cluster = SHAPES[benchmark.shape](row)
-    prompt = _fill(benchmark.prompt, question, options)
+    prompt = fill(benchmark.prompt, question, options)
     key = item_key(benchmark.name, prompt, gold)
     return Item(
         key=key,
@@ -121,7 +121,8 @@ def _item(benchmark: Benchmark, row: dict[str, Any]) -> Item:
     )
 
 
-def _fill(prompt: str, question: str, options: Sequence[str]) -> str:
+def fill(prompt: str, question: str, options: Sequence[str]) -> str:
+    """`prompt` with the question and its options in their places, as described above."""
     lettered = dict(zip("ABCDEFGHIJ", options, strict=False))
     listed = "\n".join(f"{letter}. {text}" for letter, text in lettered.items())
     if options and not ("{options}" in prompt or "{A}" in prompt):

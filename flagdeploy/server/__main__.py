@@ -93,6 +93,7 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 def _load(options: argparse.Namespace) -> "LoadedModel":
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported, below
     import torch
 
     from flagdeploy.server.model import LoadOptions, load

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +47,6 @@ def load(options: LoadOptions) -> LoadedModel:
     are missing, unexpected or of another shape; `EngineError` for an unusable device; `UsageError`
     for a `max_model_len` beyond what the model was made for.
     """
-    os.environ["HF_HUB_OFFLINE"] = "1"
     config = _config(options)
     device = _device(options.device)
     max_model_len = _max_model_len(config, options.max_model_len)
