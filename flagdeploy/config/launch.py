@@ -160,3 +160,8 @@ class Running:
     def stage(self) -> str:
         """The stage whose converter this is; empty for a rank."""
         return self.labels.get(LABEL_STAGE, "")
+
+    @property
+    def what(self) -> str:
+        """For messages: ``rank 0``, ``the checkpoint stage``."""
+        return f"the {self.stage} stage" if self.stage else f"rank {self.rank}"

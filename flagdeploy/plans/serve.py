@@ -34,7 +34,7 @@ from flagdeploy.config.secret import Secret
 from flagdeploy.engines import Engine
 from flagdeploy.errors import HostError
 from flagdeploy.plans.container import container_of, mounts_of
-from flagdeploy.plans.stages import STAGES, convert_steps
+from flagdeploy.plans.stages import STAGES, convert_steps, until_stage
 from flagdeploy.plans.steps import (
     CheckCheckpoint,
     Convert,
@@ -116,8 +116,7 @@ def _plan_stages(
     until: str,
 ) -> Plan:
     """The stages up to `until` and what they need; ranks are neither stopped nor started."""
-    last = STAGES.index(until)
-    commands = [c for c in engine.stages(deployment) if STAGES.index(c.stage) <= last]
+    commands = until_stage(engine.stages(deployment), until)
     conversions = _conversions(commands, deployment, hosts, facts, run_id)
     if _need_devices(conversions) and facts.running:
         raise HostError(

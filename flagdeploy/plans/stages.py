@@ -22,7 +22,7 @@ from flagdeploy.config.launch import (
     StageCommand,
 )
 from flagdeploy.config.schema import Deployment
-from flagdeploy.errors import HostError
+from flagdeploy.errors import HostError, UsageError, did_you_mean
 from flagdeploy.plans.container import container_of
 from flagdeploy.plans.steps import Convert, Skip, Step
 
@@ -43,6 +43,18 @@ def identity(command: StageCommand) -> dict[str, Any]:
         "files": [file.content for file in command.files],
         "env": {name: str(value) for name, value in sorted(command.env.items())},
     }
+
+
+def until_stage(commands: Sequence[StageCommand], until: str) -> list[StageCommand]:
+    """The commands up to stage `until`. Raises UsageError when it is none of the deployment's."""
+    if until not in STAGES:
+        raise UsageError(f"there is no stage {until}", did_you_mean(until, STAGES))
+    if until not in {command.stage for command in commands}:
+        raise UsageError(
+            f"the deployment has no {until} stage",
+            f"stages.{until}.converter names the converter that makes it",
+        )
+    return [c for c in commands if STAGES.index(c.stage) <= STAGES.index(until)]
 
 
 def unfinished(command: StageCommand) -> str:

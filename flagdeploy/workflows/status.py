@@ -25,7 +25,7 @@ from flagdeploy.workflows.group import log_of
 
 ANSWER_TIMEOUT_S = 30.0
 
-State = Literal["ready", "starting", "degraded", "failed", "unreachable"]
+State = Literal["ready", "starting", "converting", "degraded", "failed", "unreachable"]
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,9 @@ class RankStatus:
 
 @dataclass(frozen=True)
 class DeploymentStatus:
-    """One deployment. ``starting``: all ranks run, no token yet. ``degraded``: some ranks are
-    dead or missing. ``failed``: none runs. ``unreachable``: a host with ranks does not answer."""
+    """One deployment. ``converting``: a stage before the ranks runs. ``starting``: all ranks run,
+    no token yet. ``degraded``: some ranks are dead or missing. ``failed``: none runs.
+    ``unreachable``: a host with ranks does not answer."""
 
     name: str
     state: State
@@ -123,7 +124,9 @@ def _deployment(
     expected = int(labels.get(LABEL_RANKS, len(ranks)))
     alive = [rank for rank in ranks if rank.state == "running"]
     state: State
-    if len(alive) == expected:
+    if stages := sorted({rank.stage for rank in alive if rank.stage}):
+        state, detail = "converting", f"the {stages[0]} stage runs"
+    elif len(alive) == expected:
         answer = _ask(ranks[0], launchers, api_key)
         state = "ready" if answer.state in ("ready", "locked") else "starting"
         detail = answer.detail
