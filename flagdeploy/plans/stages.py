@@ -123,6 +123,7 @@ def _step(
         unfinished=unfinished(command),
         identity=identity(command),
         stall_timeout=deployment.readiness.stall_timeout,
+        interval=deployment.readiness.interval,
     )
 
 

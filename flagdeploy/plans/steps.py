@@ -52,6 +52,7 @@ class Convert(Step):
     identity: Mapping[str, Any]
     """What the product depends on, beside the content of the source."""
     stall_timeout: int
+    interval: float
 
     def details(self) -> Iterator[str]:
         command = self.command

@@ -20,7 +20,7 @@ from flagdeploy.config.secret import Secret
 from flagdeploy.errors import CheckpointError, HostError
 from flagdeploy.launchers.base import Launcher
 from flagdeploy.plans.steps import Convert
-from flagdeploy.records.events import Event, Report
+from flagdeploy.records.events import Event, Report, silent
 from flagdeploy.records.run import Run
 from flagdeploy.records.sizes import readable
 from flagdeploy.workflows.checkpoint_on_host import Fingerprint, fingerprint, likeness_of
@@ -41,7 +41,6 @@ for word do
 done
 """
 PATIENCE = 3
-INTERVAL_S = 1.0
 # Renaming is at once; what the converter left in the page cache is written out before.
 SYNC_TIMEOUT_S = 3600
 
@@ -66,7 +65,7 @@ def run_stage(step: Convert, launcher: Launcher, start: Start, run: Run, report:
     id = start(step.spec)
     try:
         with _log_kept(step, launcher, id, run):
-            ended = _wait(step, launcher, id, report)
+            ended = _Watch(step, launcher, id, report).until_ended()
             if ended.exit_code != 0:
                 raise _failure(step, Evidence(ended, log_of(launcher, ended)), run)
             corrected = _check(step, launcher, run)
@@ -100,7 +99,7 @@ def _look_inside(
     argv = ("sh", "-c", PROBE, "sh", command.product, *paths, *variables)
     id = start(replace(spec, name=f"{spec.name}-probe", argv=argv, files=()))
     try:
-        ended = _wait(step, launcher, id, lambda event: None)
+        ended = _Watch(step, launcher, id, silent).until_ended()
         said = log_of(launcher, ended)
     finally:
         launcher.stop(id)
@@ -137,39 +136,70 @@ def _require_room(step: Convert, source: Fingerprint, said: str, report: Report)
     report(Event(step.stage, f"{step.command.product}: {sizes}", step.host))
 
 
-def _wait(step: Convert, launcher: Launcher, id: str, report: Report) -> Running:
-    """The container when it has ended; meanwhile its last log lines are told."""
-    deployment = step.spec.labels[LABEL_DEPLOYMENT]
-    seen: set[Hashable] = set()
-    moved_at, shown, blind = time.monotonic(), "", 0
-    while True:
-        try:
-            found = {entry.id: entry for entry in launcher.running(deployment)}
-            if id in found and found[id].state == "exited":
-                return found[id]
-            signs = set(enumerate(launcher.progress(id))) if id in found else set()
-            line = _last_line(launcher, found[id]) if id in found else ""
-        except HostError as error:
-            blind += 1
-            if blind >= PATIENCE:
-                raise
-            report(Event(step.stage, f"{error}; looking again", step.host))
-            continue
+class _Watch:
+    """Looks at a container of a stage until it ends; knows what it has seen and told before."""
+
+    def __init__(self, step: Convert, launcher: Launcher, id: str, report: Report) -> None:
+        self._step = step
+        self._launcher = launcher
+        self._id = id
+        self._report = report
+        self._told = ""
+        self._seen: set[Hashable] = set()
+        self._moved_at = time.monotonic()
+
+    def until_ended(self) -> Running:
+        """The container at its end; meanwhile its last log lines are told.
+
+        Raises HostError when it is removed, shows no sign of progress for too long, or the host
+        does not answer for `PATIENCE` looks in a row.
+        """
         blind = 0
-        if id not in found:
-            raise HostError(step.host, f"{step.spec.name} is gone: somebody removed it")
-        if not signs <= seen:
-            seen |= signs
-            moved_at = time.monotonic()
-        elif time.monotonic() - moved_at > step.stall_timeout:
-            what = f"{step.command.converter} shows no sign of progress for {step.stall_timeout} s"
+        while True:
+            try:
+                found = self._look()
+                blind = 0
+            except HostError as error:
+                blind += 1
+                if blind >= PATIENCE:
+                    raise
+                self._tell(f"{error}; looking again")
+            else:
+                if found is None:
+                    what = f"{self._step.spec.name} is gone: somebody removed it"
+                    raise HostError(self._step.host, what)
+                if found.state == "exited":
+                    return found
+                self._require_progress()
+            time.sleep(self._step.interval)
+
+    def _look(self) -> Running | None:
+        deployment = self._step.spec.labels[LABEL_DEPLOYMENT]
+        entries = self._launcher.running(deployment)
+        found = next((entry for entry in entries if entry.id == self._id), None)
+        if found:
+            self._tell(_last_line(self._launcher, found))
+        if found and found.state != "exited":
+            signs = set(enumerate(self._launcher.progress(self._id)))
+            if not signs <= self._seen:
+                self._moved_at = time.monotonic()
+            self._seen |= signs
+        return found
+
+    def _tell(self, line: str) -> None:
+        if line and line != self._told:
+            self._report(Event(self._step.stage, line, self._step.host))
+        self._told = line
+
+    def _require_progress(self) -> None:
+        timeout = self._step.stall_timeout
+        if time.monotonic() - self._moved_at > timeout:
             raise HostError(
-                step.host, f"{what} (log, memory, disk)", "readiness.stall_timeout allows more"
+                self._step.host,
+                f"{self._step.command.converter} shows no sign of progress for {timeout} s "
+                "(log, memory, disk)",
+                "readiness.stall_timeout allows more",
             )
-        if line != shown:
-            shown = line
-            report(Event(step.stage, line, step.host))
-        time.sleep(INTERVAL_S)
 
 
 def _last_line(launcher: Launcher, running: Running) -> str:
