@@ -1,8 +1,8 @@
 """Steps of the vendors' own converters, which make what the ranks load.
 
-A converter fills the folder ``PRODUCT.unfinished``, which its container sees as PRODUCT, so paths
-that it writes down stay true after the folder got its name. ``flagdeploy.json`` in it says of what
-and with what it was made.
+A converter fills the folder ``PRODUCT.flagdeploy-unfinished``, which its container sees as PRODUCT,
+so paths that it writes down stay true after the folder got its name. ``flagdeploy.json`` in it says
+of what and with what it was made.
 """
 
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ def until_stage(commands: Sequence[StageCommand], until: str) -> list[StageComma
 
 def unfinished(command: StageCommand) -> str:
     """The folder of the host that is filled."""
-    return f"{command.product.rstrip('/')}.unfinished"
+    return f"{command.product.rstrip('/')}.flagdeploy-unfinished"
 
 
 def convert_steps(

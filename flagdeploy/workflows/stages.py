@@ -1,7 +1,7 @@
 """Carry out a stage: look into its container, run the converter to its end, check the product.
 
-Until everything is in order the product lies in ``PRODUCT.unfinished``; a run that was cut off
-leaves it there, and the next one clears it.
+Until everything is in order the product lies in ``PRODUCT.flagdeploy-unfinished``; a run that was
+cut off leaves it there, and the next one clears it.
 """
 
 import json
@@ -40,6 +40,7 @@ for word do
     esac
 done
 """
+PROBED = ("user ", "writable ", "disk ", "readable ", "env ")
 PATIENCE = 3
 # Renaming is at once; what the converter left in the page cache is written out before.
 SYNC_TIMEOUT_S = 3600
@@ -67,7 +68,10 @@ def run_stage(step: Convert, launcher: Launcher, start: Start, run: Run, report:
         with _log_kept(step, launcher, id, run):
             ended = _Watch(step, launcher, id, report).until_ended()
             if ended.exit_code != 0:
-                raise _failure(step, Evidence(ended, log_of(launcher, ended)), run)
+                failure = _failure(step, Evidence(ended, log_of(launcher, ended)), run)
+                # Other hosts may go on for hours before the error is raised.
+                report(Event(step.stage, str(failure).partition("\n")[0]))
+                raise failure
             corrected = _check(step, launcher, run)
         for name in corrected:
             report(Event(step.stage, f"corrected {name}", step.host))
@@ -107,9 +111,10 @@ def _look_inside(
     user = next((line.split()[1] for line in lines if line.startswith("user ")), "?")
     who = f"user {user} of the image {spec.image}"
     if f"writable {command.product}" not in lines:
+        complaints = [line for line in said.splitlines() if not line.startswith(PROBED)]
         raise HostError(
             step.host,
-            f"{who} cannot write {step.unfinished}: {said.strip().splitlines()[0]}",
+            f"{who} cannot write {step.unfinished}: {'; '.join(complaints)}",
             f"chown {user} {step.unfinished} on the host, or set container.user",
         )
     for path in paths:

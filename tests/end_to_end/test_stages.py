@@ -154,7 +154,7 @@ def test_a_model_is_converted_cached_and_served_by_the_vendors_programs(
     plan = galaxy.runs("plan", NAME, "vendor").out
     made, cache = galaxy.models / "bf16", galaxy.models / "cache"
     assert f"dequantize_hf_checkpoint makes {made} of {galaxy.models}/fp8" in plan
-    assert f"mount   {made}.unfinished:{made}" in plan
+    assert f"mount   {made}.flagdeploy-unfinished:{made}" in plan
 
     served = galaxy.serves()
     assert served.out.startswith(f"{NAME} is serving")
@@ -211,18 +211,20 @@ def test_a_converter_that_fails_is_explained_and_leaves_no_product(
     assert "Flushed temporary output shard 1" in log.read_text()
 
     # The converter refuses a folder that is not empty: what the failure left is cleared.
-    assert (galaxy.models / "bf16.unfinished").exists()
+    assert (galaxy.models / "bf16.flagdeploy-unfinished").exists()
     galaxy.serves("--until", "checkpoint")
-    assert not (galaxy.models / "bf16.unfinished").exists()
+    assert not (galaxy.models / "bf16.flagdeploy-unfinished").exists()
 
 
 def test_ctrl_c_ends_the_converter_and_the_next_run_starts_afresh(
     galaxy: User, fleet: Fleet
 ) -> None:
     process = galaxy.starts("serve", NAME, "vendor", "container.env.STANDIN=hang")
-    unfinished = galaxy.models / "bf16.unfinished"
+    unfinished = galaxy.models / "bf16.flagdeploy-unfinished"
     eventually(lambda: (unfinished / ".tmp-model-00001.safetensors").exists())
-    assert "converting: the checkpoint stage runs" in galaxy.runs("status", exit_code=1).out
+    status = galaxy.runs("status", exit_code=1).out
+    assert f"{NAME}: converting: the checkpoint stage runs" in status
+    assert f"  checkpoint  {fleet[0].address}  running" in status
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 130
@@ -237,7 +239,7 @@ def test_a_converter_that_outlived_its_command_is_stopped_by_the_next(
     galaxy: User, fleet: Fleet
 ) -> None:
     process = galaxy.starts("serve", NAME, "vendor", "container.env.STANDIN=hang")
-    unfinished = galaxy.models / "bf16.unfinished"
+    unfinished = galaxy.models / "bf16.flagdeploy-unfinished"
     eventually(lambda: (unfinished / ".tmp-model-00001.safetensors").exists())
     process.kill()
     process.communicate()
@@ -283,7 +285,7 @@ def test_a_disk_that_fills_up_meanwhile(galaxy: User, small_disk: Path, fleet: F
 
 def test_a_folder_that_the_images_user_cannot_write(galaxy: User, fleet: Fleet) -> None:
     failed = galaxy.serves("container.user='1000'", exit_code=1)
-    made = f"{galaxy.models}/bf16.unfinished"
+    made = f"{galaxy.models}/bf16.flagdeploy-unfinished"
     assert f"user 1000 of the image flagdeploy-test/tenstorrent:1 cannot write {made}" in failed.err
     assert f"chown 1000 {made} on the host, or set container.user" in failed.err
 

@@ -204,5 +204,5 @@ def test_a_mount_at_the_place_of_the_product_gives_way(case):
         "/b:/c",
         "/models/DeepSeek-R1:/models/DeepSeek-R1:ro",
         "/models/act_scales.safetensors:/models/act_scales.safetensors:ro",
-        f"{MADE}.unfinished:{MADE}",
+        f"{MADE}.flagdeploy-unfinished:{MADE}",
     ]
