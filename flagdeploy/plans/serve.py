@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import product
 from typing import Any
 
 from flagdeploy.config import endpoint, memory
@@ -34,18 +33,9 @@ from flagdeploy.config.secret import Secret
 from flagdeploy.engines import Engine
 from flagdeploy.errors import HostError
 from flagdeploy.plans.container import container_of, mounts_of
-from flagdeploy.plans.stages import STAGES, convert_steps, until_stage
-from flagdeploy.plans.steps import (
-    CheckCheckpoint,
-    Convert,
-    Plan,
-    PullImage,
-    Skip,
-    Start,
-    Step,
-    Stop,
-    WaitReady,
-)
+from flagdeploy.plans.prepare import left_steps, prepare_steps
+from flagdeploy.plans.stages import convert_steps, until_stage
+from flagdeploy.plans.steps import Convert, Plan, Skip, Start, Step, WaitReady
 from flagdeploy.plans.stop import stop_steps
 from flagdeploy.vendors import Vendor
 
@@ -93,11 +83,11 @@ def plan_serve(
             Skip(host.address, f"start-{rank}", f"rank {rank} runs already, unchanged")
             for rank, host in enumerate(hosts)
         ]
-        return Plan(deployment.name, (*skips, ready), notes)
+        return Plan(deployment.name, (*left_steps(deployment, facts), *skips, ready), notes)
     _refuse_taken_ports(deployment, hosts, facts)
     commands_before = engine.stages(deployment)
     conversions = _conversions(commands_before, deployment, hosts, facts, run_id)
-    steps = _preparations(deployment, hosts, facts, commands_before, conversions)
+    steps = prepare_steps(deployment, hosts, facts, commands_before, conversions)
     timeout = deployment.container.stop_timeout
     stops = stop_steps(facts.running, "the deployment changes or is incomplete", timeout)
     steps += [*stops, *conversions] if _need_devices(conversions) else [*conversions, *stops]
@@ -124,7 +114,7 @@ def _plan_stages(
             f"{deployment.name} runs and holds the devices that the {until} stage computes on",
             f"flagdeploy stop {deployment.name}",
         )
-    steps = _preparations(deployment, hosts, facts, commands, conversions)
+    steps = prepare_steps(deployment, hosts, facts, commands, conversions)
     return Plan(deployment.name, (*steps, *conversions))
 
 
@@ -146,25 +136,6 @@ def _need_devices(conversions: Sequence[Step]) -> bool:
     return any(isinstance(step, Convert) and step.command.devices for step in conversions)
 
 
-def _preparations(
-    deployment: Deployment,
-    hosts: Sequence[Host],
-    facts: Facts,
-    commands: Sequence[StageCommand],
-    conversions: Sequence[Step],
-) -> list[Step]:
-    """What comes first: what a run left that was cut off, checkpoints, images."""
-    timeout = deployment.container.stop_timeout
-    left = [
-        Stop(c.host, "stop", f"stop the {c.stage} stage that an earlier run left ({c.state})",
-             c.id, c.name, c.rank, timeout)
-        for c in facts.converting
-    ]  # fmt: skip
-    images = [deployment.container.image, *(command.image for command in commands)]
-    return [*left, *_checkpoints(deployment, hosts, conversions),
-            *_images(deployment, hosts, facts, images)]  # fmt: skip
-
-
 def _refuse_taken_ports(deployment: Deployment, hosts: Sequence[Host], facts: Facts) -> None:
     """Rank 0 listens on the endpoint's port, and with several ranks on the master port."""
     found = facts.of(hosts[0].address)
@@ -175,46 +146,6 @@ def _refuse_taken_ports(deployment: Deployment, hosts: Sequence[Host], facts: Fa
         if port in found.ports_in_use and all(rank.stage for rank in found.running):
             what = f"port {port} is taken by another program"
             raise HostError(hosts[0].address, what, f"choose another one: {key}=PORT")
-
-
-def _checkpoints(
-    deployment: Deployment, hosts: Sequence[Host], conversions: Sequence[Step]
-) -> list[Step]:
-    """The checkpoint on every host; where it is still to be made, what it is made of."""
-    path = deployment.model.checkpoint
-    if deployment.weights == "random" or not path:
-        return []
-    makes = {s.host: s for s in conversions if isinstance(s, Convert) and s.stage == STAGES[0]}
-    steps: list[Step] = []
-    for host in hosts:
-        if host.address in makes:
-            step = makes[host.address]
-            why = f"verify {step.command.source}, the source of {path}"
-            steps.append(CheckCheckpoint(host.address, "check", why, step.command.source))
-        elif not (makes and deployment.stages.shared):
-            why = f"verify the checkpoint {path}"
-            steps.append(CheckCheckpoint(host.address, "check", why, path))
-    return steps
-
-
-def _images(
-    deployment: Deployment, hosts: Sequence[Host], facts: Facts, images: Sequence[str]
-) -> list[Step]:
-    if deployment.launcher == "local":
-        return []
-    steps: list[Step] = []
-    for host, image in product(hosts, dict.fromkeys(filter(None, images))):
-        if {image, _tagged(image)} & facts.of(host.address).images:
-            steps.append(Skip(host.address, "pull", f"image {image} is there"))
-        else:
-            steps.append(PullImage(host.address, "pull", f"pull image {image}", image))
-    return steps
-
-
-def _tagged(image: str) -> str:
-    """Docker adds ``:latest`` to a reference without tag and digest."""
-    last = image.rpartition("/")[2]
-    return image if ":" in last or "@" in last else f"{image}:latest"
 
 
 def _wait(deployment: Deployment, hosts: Sequence[Host], engine: Engine) -> WaitReady:
