@@ -290,6 +290,37 @@ def test_a_folder_that_the_images_user_cannot_write(galaxy: User, fleet: Fleet) 
     assert f"chown 1000 {made} on the host, or set container.user" in failed.err
 
 
+def test_a_variable_that_the_entrypoint_changes(galaxy: User, fleet: Fleet) -> None:
+    failed = galaxy.serves("container.entrypoint=[env, MESH_DEVICE=T3K]", exit_code=1)
+    assert (
+        f"error: {fleet[0].address}: MESH_DEVICE=TG does not reach the converter: "
+        "the image's entrypoint changes it\n\nhint: container.entrypoint=[]\n"
+    ) in failed.err
+    assert containers(fleet[0]) == []
+
+
+def test_a_converter_that_stands_still(galaxy: User, fleet: Fleet) -> None:
+    hang = ("container.env.STANDIN=hang", "readiness.stall_timeout=2")
+    failed = galaxy.serves(*hang, exit_code=1)
+    assert (
+        f"{fleet[0].address}: dequantize_hf_checkpoint shows no sign of progress for 2 s "
+        "(log, memory, disk)\n\nhint: readiness.stall_timeout allows more\n"
+    ) in failed.err
+    assert containers(fleet[0]) == []
+
+
+def test_a_converter_that_somebody_removes(galaxy: User, fleet: Fleet) -> None:
+    process = galaxy.starts("serve", NAME, "vendor", "container.env.STANDIN=hang")
+    unfinished = galaxy.models / "bf16.flagdeploy-unfinished"
+    eventually(lambda: (unfinished / ".tmp-model-00001.safetensors").exists())
+    name = f"flagdeploy-{NAME}-checkpoint-0"
+    fleet[0].docker("rm", "--force", name)
+    _, err = process.communicate()
+    assert process.returncode == 1
+    assert f"{fleet[0].address}: {name} is gone: somebody removed it" in err
+    assert not (galaxy.models / "bf16").exists()
+
+
 def test_a_product_of_other_settings_is_not_taken_and_not_touched(galaxy: User) -> None:
     galaxy.serves("--until", "checkpoint")
     before = (galaxy.models / "bf16" / "flagdeploy.json").read_bytes()
