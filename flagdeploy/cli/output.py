@@ -88,6 +88,7 @@ def amount(event: Event) -> str:
 @contextmanager
 def _bars() -> Iterator[Report]:
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn())
@@ -98,14 +99,14 @@ def _bars() -> Iterator[Report]:
     ) as bars:
 
         def report(event: Event) -> None:
-            host = f"\\[{event.host}] " if event.host else ""
+            # Lines of other programs hold brackets, which rich would take for its markup.
+            text = escape(f"[{event.host}] {event.message}" if event.host else event.message)
             if not event.total:
-                bars.console.print(f"{host}{event.message}", highlight=False)
+                bars.console.print(text, highlight=False)
                 return
             key = (event.stage, event.host)
             if key not in tasks:
-                tasks[key] = bars.add_task(f"{host}{event.message}", total=event.total, amount="")
-            text = f"{host}{event.message}"
+                tasks[key] = bars.add_task(text, total=event.total, amount="")
             bars.update(
                 tasks[key], completed=event.done or 0, description=text, amount=amount(event)
             )

@@ -7,6 +7,15 @@ import typer
 from flagdeploy.cli import options
 from flagdeploy.cli.output import out
 
+Until = Annotated[
+    str | None,
+    typer.Option(
+        "--until",
+        metavar="STAGE",
+        help="Only the vendor's converters up to this one: checkpoint or weight_cache.",
+    ),
+]
+
 
 def serve(
     name: options.Name = None,
@@ -14,6 +23,7 @@ def serve(
     hosts: options.Hosts = None,
     launcher: options.Launcher = None,
     dry_run: options.DryRun = False,
+    until: Until = None,
     foreground: Annotated[
         bool, typer.Option("--foreground", help="Stay, show the logs, stop all on Ctrl-C.")
     ] = False,
@@ -30,11 +40,16 @@ def serve(
       flagdeploy serve deepseek_r1 sglang_mtp_h200 --dry-run   the plan, touching nothing
       flagdeploy serve deepseek_r1 limits.max_num_seqs=64 endpoint.port=9000
       flagdeploy serve tiny_deepseek_r1 --launcher local       here, without Docker
+      flagdeploy serve deepseek_r1 tenstorrent_galaxy --until weight_cache
+                                                               only convert the weights
     """
     out.json, out.quiet = json, quiet
     variant, settings = options.split_overrides(overrides)
     if dry_run:
-        _print_plan(name, variant, settings, hosts, launcher, workspace)
+        _print_plan(name, variant, settings, hosts, launcher, until, workspace)
+        return
+    if until:
+        _prepare(name, variant, settings, hosts, launcher, until, workspace)
         return
     from flagdeploy.workflows.serve import serve as workflow
 
@@ -60,6 +75,7 @@ def plan(
     overrides: options.Overrides = None,
     hosts: options.Hosts = None,
     launcher: options.Launcher = None,
+    until: Until = None,
     workspace: options.Workspace = None,
     json: options.Json = False,
 ) -> None:
@@ -71,7 +87,32 @@ def plan(
     """
     out.json = json
     variant, settings = options.split_overrides(overrides)
-    _print_plan(name, variant, settings, hosts, launcher, workspace)
+    _print_plan(name, variant, settings, hosts, launcher, until, workspace)
+
+
+def _prepare(
+    name: str | None,
+    variant: str | None,
+    settings: list[str],
+    hosts: str | None,
+    launcher: str | None,
+    until: str,
+    workspace: str | None,
+) -> None:
+    from flagdeploy.workflows.serve import prepare
+
+    with out.progress() as report:
+        prepared = prepare(
+            name,
+            variant,
+            settings,
+            until=until,
+            hosts=hosts,
+            launcher=launcher,
+            workspace=workspace,
+            report=report,
+        )
+    out.result(prepared.text(), prepared.to_dict())
 
 
 def _print_plan(
@@ -80,9 +121,18 @@ def _print_plan(
     settings: list[str],
     hosts: str | None,
     launcher: str | None,
+    until: str | None,
     workspace: str | None,
 ) -> None:
     from flagdeploy.workflows.plan import plan as workflow
 
-    planned = workflow(name, variant, settings, hosts=hosts, launcher=launcher, workspace=workspace)
+    planned = workflow(
+        name,
+        variant,
+        settings,
+        hosts=hosts,
+        launcher=launcher,
+        until=until,
+        workspace=workspace,
+    )
     out.result(str(planned), planned.to_dict())

@@ -153,6 +153,11 @@ def _launch(deployment: Deployment, hosts: Sequence[Host]) -> Iterator[Finding]:
         yield "model.checkpoint", "name the folder of the weights"
     elif deployment.launcher == "ssh" and not deployment.model.checkpoint.startswith("/"):
         yield "model.checkpoint", "on hosts a folder is given by its absolute path"
+    cache, folder = deployment.model.weight_cache, deployment.model.checkpoint
+    if cache and not cache.startswith("/"):
+        yield "model.weight_cache", f"`{cache}`: an absolute path on the hosts is needed"
+    elif cache and folder and f"{cache.rstrip('/')}/".startswith(f"{folder.rstrip('/')}/"):
+        yield "model.weight_cache", f"{cache} lies inside of the checkpoint"
     for mount in container.mounts:
         if not _MOUNT.fullmatch(mount):
             yield "container.mounts", f"`{mount}`: write /SOURCE:/TARGET or /SOURCE:/TARGET:ro"

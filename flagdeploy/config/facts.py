@@ -2,8 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from flagdeploy.config.launch import Running
+
+
+@dataclass(frozen=True)
+class Product:
+    """A folder that a vendor's converter fills, as found on a host."""
+
+    empty: bool
+    """There is nothing in it, or no such folder."""
+    record: Mapping[str, Any] = field(default_factory=dict)
+    """Content of its ``flagdeploy.json``, which a finished product holds."""
+    source: str = ""
+    """Digest of the checkpoint it would be made of now; empty when that is gone."""
 
 
 @dataclass(frozen=True)
@@ -13,10 +26,12 @@ class HostFacts:
     images: frozenset[str] = frozenset()
     """References (``name:tag`` and ``name@sha256:...``) that the host's engine holds."""
     running: tuple[Running, ...] = ()
-    """Ranks of this deployment on the host, in any state."""
+    """Ranks and converters of this deployment on the host, in any state."""
     device_nodes: tuple[str, ...] = ()
     """Paths that the patterns of `container.devices` match."""
     ports_in_use: frozenset[int] = frozenset()
+    products: Mapping[str, Product] = field(default_factory=dict)
+    """By path, those of the deployment's stages."""
 
 
 @dataclass(frozen=True)
@@ -29,5 +44,13 @@ class Facts:
     @property
     def running(self) -> tuple[Running, ...]:
         """All ranks found, by rank."""
+        return tuple(found for found in self._found() if not found.stage)
+
+    @property
+    def converting(self) -> tuple[Running, ...]:
+        """Containers of converters, which an earlier run left."""
+        return tuple(found for found in self._found() if found.stage)
+
+    def _found(self) -> list[Running]:
         found = [rank for host in self.hosts.values() for rank in host.running]
-        return tuple(sorted(found, key=lambda rank: rank.rank))
+        return sorted(found, key=lambda rank: rank.rank)

@@ -1,6 +1,7 @@
 """What one rank of a deployment runs: the types that plans make and launchers carry out."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from flagdeploy.config.secret import Secret
 
@@ -15,6 +16,7 @@ LABEL_RANKS = LABEL + "ranks"
 LABEL_SPEC = LABEL + "spec_sha256"
 LABEL_ENDPOINT = LABEL + "endpoint"
 LABEL_MODEL = LABEL + "model"
+LABEL_STAGE = LABEL + "stage"
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,34 @@ class RankCommand:
     argv: tuple[str, ...]
     env: dict[str, EnvValue] = field(default_factory=dict)
     files: tuple[File, ...] = ()
+
+
+@dataclass(frozen=True)
+class StageCommand:
+    """What an engine wants to run before its ranks: a vendor's converter, and what it makes."""
+
+    stage: str
+    """``checkpoint`` or ``weight_cache``."""
+    converter: str
+    image: str
+    argv: tuple[str, ...]
+    source: str
+    """The folder that it reads."""
+    product: str
+    """The folder that it fills."""
+    disk: float
+    """Bytes that it writes at most for each byte of the source's shards."""
+    inputs: tuple[str, ...] = ()
+    """More files and folders that it reads."""
+    env: dict[str, EnvValue] = field(default_factory=dict)
+    files: tuple[File, ...] = ()
+    workdir: str | None = None
+    devices: bool = False
+    """It computes on the accelerators, so no rank may hold them meanwhile."""
+    expects: tuple[str, ...] = ()
+    """Files that the product must hold at the end."""
+    corrections: dict[str, Any] = field(default_factory=dict)
+    """Keys of the product's config.json to set; None removes a key."""
 
 
 @dataclass(frozen=True)
@@ -125,3 +155,13 @@ class Running:
     @property
     def rank(self) -> int:
         return int(self.labels[LABEL_RANK])
+
+    @property
+    def stage(self) -> str:
+        """The stage whose converter this is; empty for a rank."""
+        return self.labels.get(LABEL_STAGE, "")
+
+    @property
+    def what(self) -> str:
+        """For messages: ``rank 0``, ``the checkpoint stage``."""
+        return f"the {self.stage} stage" if self.stage else f"rank {self.rank}"

@@ -54,6 +54,7 @@ class Model:
     revision: str | None = key(None, "branch, tag or commit of the repository")
     checkpoint: str = key("", "folder with the weights; the same path on every host")
     source: str = key("", "folder that `pull` fills and `dequant` reads; `checkpoint` by default")
+    weight_cache: str = key("", "folder where the engine keeps weights it converted; on every host")
     served_name: str = key("", "model name of the endpoint; the repository's by default")
     precision: Precision = key("bf16", "precision of the stored weights")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = key("auto", "dtype of activations")
@@ -178,6 +179,24 @@ class Container:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """One of the vendor's own converters, run in its container before the ranks start."""
+
+    converter: str = key("none", "row of `converters:` in env/engines/E.yaml; none: no such stage")
+    image: str | None = key(None, "image that holds the converter; container.image by default")
+    args: dict[str, Any] = key({}, "more arguments, under the converter's own names")
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What converters of the vendor make of the checkpoint before the ranks start."""
+
+    shared: bool = key(False, "the folders lie on one file system: the first host converts for all")
+    checkpoint: Stage = key(Stage(), "makes model.checkpoint of model.source")
+    weight_cache: Stage = key(Stage(), "makes model.weight_cache of model.checkpoint")
+
+
+@dataclass(frozen=True)
 class Operators:
     """A Triton operator library that replaces PyTorch's kernels."""
 
@@ -228,6 +247,7 @@ class Deployment:
     moe: Moe = key(Moe(), "mixture-of-experts kernels")
     endpoint: Endpoint = key(Endpoint(), "where it listens")
     container: Container = key(Container(), "container of a rank")
+    stages: Stages = key(Stages(), "the vendor's own converters")
     operators: Operators = key(Operators(), "operator library")
     readiness: Readiness = key(Readiness(), "when it is ready")
     engine_args: dict[str, Any] = key({}, "anything else, passed to the engine as it is")

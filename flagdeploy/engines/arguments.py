@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flagdeploy.config import yaml_file
+from flagdeploy.engines.converters import Converter
 from flagdeploy.errors import ConfigError, Problem
 
 Version = tuple[int, ...]
@@ -88,6 +89,8 @@ class Table:
     """More names that `engine_args` may not set, and the key to use instead."""
     operators: Mapping[str, Any] = field(default_factory=dict)
     """Variables of engine builds that switch operator libraries."""
+    converters: Mapping[str, Converter] = field(default_factory=dict)
+    """The vendor's own converters, by the name that `stages.*.converter` takes."""
 
     def of(self, key: str) -> list[Argument]:
         return [argument for argument in self.arguments if argument.key == key]
@@ -101,12 +104,17 @@ def read(path: Path) -> Table:
     try:
         versions = data.pop("versions")
         arguments = tuple(Argument(key, **row) for key, many in rows.items() for row in many)
+        converters = {
+            name: Converter(name, **row)
+            for name, row in (data.pop("converters", None) or {}).items()
+        }
         table = Table(
             title=data.pop("title"),
             oldest=versions["oldest"],
             newest=versions["newest"],
             arguments=arguments,
             vendors=tuple(data.pop("vendors", None) or ()),
+            converters=converters,
             **data,
         )
     except KeyError as error:

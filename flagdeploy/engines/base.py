@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from flagdeploy.config import keys
-from flagdeploy.config.launch import EnvValue, Host, RankCommand
+from flagdeploy.config.launch import EnvValue, Host, RankCommand, StageCommand
 from flagdeploy.config.schema import Deployment
-from flagdeploy.engines import arguments, operators
+from flagdeploy.engines import arguments, operators, stages
 from flagdeploy.engines.arguments import Argument, Table
 from flagdeploy.errors import ConfigError, Problem, did_you_mean
 
@@ -43,7 +43,7 @@ _NEUTRAL = {
     "endpoint.port",
     "endpoint.master_port",
 }
-_NEUTRAL_SECTIONS = ("container.", "readiness.", "model.architecture.", "operators.")
+_NEUTRAL_SECTIONS = ("container.", "readiness.", "model.architecture.", "operators.", "stages.")
 _RELAXED = "speculative.relaxed_acceptance"
 
 # Keys that depend on one another: a table of single arguments cannot say them.
@@ -80,6 +80,14 @@ class Engine(ABC):
     def command(self, deployment: Deployment, hosts: Sequence[Host], rank: int) -> RankCommand:
         """What rank `rank` runs on ``hosts[rank]``."""
 
+    def stages(self, deployment: Deployment) -> tuple[StageCommand, ...]:
+        """The vendor's converters to run before the ranks, in order."""
+        return stages.commands(self.table, deployment, self.words(deployment))
+
+    def words(self, deployment: Deployment) -> dict[str, str]:
+        """What `{WORD}` stands for in this engine's converters, beside source and product."""
+        return {"layers": str(deployment.model.architecture.num_hidden_layers)}
+
     def rules(self, deployment: Deployment) -> Iterator[Finding]:
         """Problems that only this engine has."""
         return iter(())
@@ -108,6 +116,7 @@ class Engine(ABC):
             found += self._key_problems(key, setting, deployment)
         found += self._engine_args_problems(deployment)
         found += operators.problems(self.table, deployment)
+        found += stages.problems(self.table, deployment, self.version(deployment))
         found += self.rules(deployment)
         found += self.topology(deployment, hosts)
         return found

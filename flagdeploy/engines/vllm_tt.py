@@ -15,12 +15,15 @@ from flagdeploy.engines.base import Finding, changed
 
 _PLUGIN = (0, 12)
 _ARCHITECTURE = {"wormhole": "wormhole_b0", "blackhole": "blackhole"}
-_CACHE = "DEEPSEEK_V3_CACHE"
+# What tt-metal calls the meshes of one, two and four Galaxies: rows x columns to name.
+_SYSTEMS = {(4, 8): "TG", (8, 8): "DUAL", (16, 8): "QUAD", (8, 16): "QUAD"}
+# DeepSeek's models read the first, all others the second.
+_CACHES = ("DEEPSEEK_V3_CACHE", "TT_CACHE_PATH")
 _RPC_TIMEOUT_MS = "1000000"  # the first start converts the weights
 
 
 class Engine(base.Engine):
-    handled = frozenset({"mesh_shape", "endpoint.api_key"})
+    handled = frozenset({"mesh_shape", "endpoint.api_key", "model.weight_cache"})
 
     def command(self, deployment: Deployment, hosts: Sequence[Host], rank: int) -> RankCommand:
         fork = self._is_fork(deployment)
@@ -44,9 +47,22 @@ class Engine(base.Engine):
         if not deployment.mesh_shape:
             yield "mesh_shape", "rows and columns of the mesh are needed, [4, 8] for a Galaxy"
         deepseek = deployment.model.architecture.model_type == "deepseek_v3"
-        if deepseek and _CACHE not in deployment.container.env:
-            what = f"{_CACHE} is needed: a mounted folder that keeps the converted weights"
-            yield "container.env", what
+        if deepseek and not deployment.model.weight_cache:
+            what = "a folder of the host is needed that keeps the converted weights"
+            yield "model.weight_cache", what
+        for name in _CACHES:
+            if name in deployment.container.env:
+                yield f"container.env.{name}", "is set by flagdeploy: use `model.weight_cache`"
+
+    def words(self, deployment: Deployment) -> dict[str, str]:
+        rows, columns = [*map(str, deployment.mesh_shape), "0", "0"][:2]
+        return {
+            **super().words(deployment),
+            "rows": rows,
+            "columns": columns,
+            "mesh": _SYSTEMS.get((int(rows), int(columns)), f"{rows}x{columns}"),
+            "architecture": _ARCHITECTURE.get(deployment.chip, deployment.chip),
+        }
 
     def topology(self, deployment: Deployment, hosts: Sequence[Host]) -> Iterator[Finding]:
         if len(hosts) > 1:
@@ -64,6 +80,8 @@ class Engine(base.Engine):
             env["ARCH_NAME"] = _ARCHITECTURE[deployment.chip]
         if model.architecture.model_type == "deepseek_v3":
             env["DEEPSEEK_V3_HF_MODEL"] = self.model(deployment)
+        if model.weight_cache:
+            env |= dict.fromkeys(_CACHES, model.weight_cache)
         if fork:
             env["VLLM_USE_V1"] = "1"
         if deployment.endpoint.api_key:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
 
 from flagdeploy.config.facts import HostFacts
-from flagdeploy.config.launch import Host, Running, Spec
+from flagdeploy.config.launch import File, Host, Running, Spec
 from flagdeploy.records.events import Report
 
 
@@ -53,6 +53,9 @@ class Launcher(Protocol):
 
     def start(self, spec: Spec) -> str:
         """Create and start one rank and return its id; at once when it already runs."""
+
+    def put(self, id: str, files: Sequence[File]) -> None:
+        """Write files into a container of ours, running or not, in its mounted folders too."""
 
     def stop(self, id: str, timeout: int | None = None) -> None:
         """SIGTERM, SIGKILL after `timeout` seconds (None: what the rank was started with), then

@@ -5,7 +5,7 @@ ours when they carry our labels; no other is ever stopped or removed.
 """
 
 import contextlib
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import docker
@@ -19,6 +19,7 @@ from flagdeploy.config.launch import (
     LABEL_RUN,
     LABEL_SPEC,
     ContainerSpec,
+    File,
     Running,
 )
 from flagdeploy.errors import HostError
@@ -143,6 +144,11 @@ class Engine:
             self.client.start(found["Id"])
         return str(found["Id"])
 
+    def put(self, id: str, files: Sequence[File]) -> None:
+        """Write files into a container, in its mounted folders too, as root and readable by all."""
+        with self._errors(f"write into {id[:12]}"):
+            self.client.put_archive(id, "/", container.archive(files))
+
     def stop(self, id: str, timeout: int | None = None) -> None:
         """SIGTERM, SIGKILL after `timeout` seconds (None: the container's own), remove.
 
@@ -158,6 +164,10 @@ class Engine:
                 self.client.remove_container(id, v=True, force=True)
             except docker.errors.NotFound:
                 return
+            except docker.errors.APIError as error:
+                # Another thread, or another command, is removing it.
+                if error.status_code != 409 or "in progress" not in str(error.explanation):
+                    raise
 
     def running(self, name: str | None) -> tuple[Running, ...]:
         label = LABEL_DEPLOYMENT if name is None else f"{LABEL_DEPLOYMENT}={name}"

@@ -23,7 +23,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from flagdeploy.config.facts import HostFacts
-from flagdeploy.config.launch import LABEL_DEPLOYMENT, LABEL_SPEC, Host, ProcessSpec, Running, Spec
+from flagdeploy.config.launch import (
+    LABEL_DEPLOYMENT,
+    LABEL_SPEC,
+    File,
+    Host,
+    ProcessSpec,
+    Running,
+    Spec,
+)
 from flagdeploy.config.secret import Secret
 from flagdeploy.errors import HostError, UsageError
 from flagdeploy.launchers.base import Result, expand, listening_ports, sign_of_life
@@ -142,6 +150,9 @@ class LocalLauncher:
             os.close(null)
         found = stat(pid)
         _write(folder, State(**{**asdict(state), "pid": pid, "start": found.start if found else 0}))
+
+    def put(self, id: str, files: Sequence[File]) -> None:
+        raise UsageError("the local launcher runs no containers", "--launcher ssh")
 
     def stop(self, id: str, timeout: int | None = None) -> None:
         if (state := self._read(id)) is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from flagdeploy.config.facts import HostFacts
-from flagdeploy.config.launch import ContainerSpec, Host, Running, Spec
+from flagdeploy.config.launch import ContainerSpec, File, Host, Running, Spec
 from flagdeploy.errors import HostError, UsageError
 from flagdeploy.launchers.base import Result, Stream, expand, listening_ports
 from flagdeploy.launchers.connection import Connection
@@ -49,6 +49,9 @@ class SshLauncher:
         if not isinstance(spec, ContainerSpec):
             raise UsageError("the ssh launcher starts containers; --launcher local for processes")
         return self.engine.start(spec)
+
+    def put(self, id: str, files: Sequence[File]) -> None:
+        self.engine.put(id, files)
 
     def stop(self, id: str, timeout: int | None = None) -> None:
         self.engine.stop(id, timeout)

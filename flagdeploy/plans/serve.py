@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from fnmatch import fnmatch
 from typing import Any
 
 from flagdeploy.config import endpoint, memory
@@ -21,20 +20,22 @@ from flagdeploy.config.launch import (
     LABEL_RANKS,
     LABEL_RUN,
     LABEL_SPEC,
-    ContainerSpec,
     EnvValue,
     Host,
-    Mount,
     ProcessSpec,
     RankCommand,
     Spec,
+    StageCommand,
 )
 from flagdeploy.config.plain import plain
 from flagdeploy.config.schema import Deployment
 from flagdeploy.config.secret import Secret
 from flagdeploy.engines import Engine
 from flagdeploy.errors import HostError
-from flagdeploy.plans.steps import CheckCheckpoint, Plan, PullImage, Skip, Start, Step, WaitReady
+from flagdeploy.plans.container import container_of, mounts_of
+from flagdeploy.plans.prepare import left_steps, prepare_steps
+from flagdeploy.plans.stages import convert_steps, until_stage
+from flagdeploy.plans.steps import Convert, Plan, Skip, Start, Step, WaitReady
 from flagdeploy.plans.stop import stop_steps
 from flagdeploy.vendors import Vendor
 
@@ -58,14 +59,18 @@ def plan_serve(
     vendor: Vendor,
     run_id: str,
     python: str = "python",
+    until: str | None = None,
 ) -> Plan:
-    """The steps that lead from `facts` to a deployment that answers.
+    """The steps that lead from `facts` to a deployment that answers, or through stage `until`.
 
     `run_id` labels what is started; `python` is the interpreter for processes on this machine.
     A deployment that runs as it should gives a plan of skips; one that differs in any rank, lacks
     one or has one that exited is stopped as a whole, then started as a whole. Raises HostError
-    when another program listens on a port that rank 0 needs.
+    when another program listens on a port that rank 0 needs, or when something else lies where a
+    stage shall put its product.
     """
+    if until:
+        return _plan_stages(deployment, hosts, facts, engine, run_id, until)
     commands = engine.commands(deployment, hosts)
     specs = [
         _labelled(_spec(deployment, hosts, facts, engine, command, python), run_id)
@@ -78,15 +83,57 @@ def plan_serve(
             Skip(host.address, f"start-{rank}", f"rank {rank} runs already, unchanged")
             for rank, host in enumerate(hosts)
         ]
-        return Plan(deployment.name, (*skips, ready), notes)
+        return Plan(deployment.name, (*left_steps(deployment, facts), *skips, ready), notes)
     _refuse_taken_ports(deployment, hosts, facts)
-    steps: list[Step] = [*_checkpoints(deployment, hosts), *_images(deployment, hosts, facts)]
+    commands_before = engine.stages(deployment)
+    conversions = _conversions(commands_before, deployment, hosts, facts, run_id)
+    steps = prepare_steps(deployment, hosts, facts, commands_before, conversions)
     timeout = deployment.container.stop_timeout
-    steps += stop_steps(facts.running, "the deployment changes or is incomplete", timeout)
+    stops = stop_steps(facts.running, "the deployment changes or is incomplete", timeout)
+    steps += [*stops, *conversions] if _need_devices(conversions) else [*conversions, *stops]
     for rank, (host, spec) in enumerate(zip(hosts, specs, strict=True)):
         why = f"start rank {rank} of {len(hosts)}"
         steps.append(Start(host.address, f"start-{rank}", why, rank, spec))
     return Plan(deployment.name, (*steps, ready), notes)
+
+
+def _plan_stages(
+    deployment: Deployment,
+    hosts: Sequence[Host],
+    facts: Facts,
+    engine: Engine,
+    run_id: str,
+    until: str,
+) -> Plan:
+    """The stages up to `until` and what they need; ranks are neither stopped nor started."""
+    commands = until_stage(engine.stages(deployment), until)
+    conversions = _conversions(commands, deployment, hosts, facts, run_id)
+    if _need_devices(conversions) and facts.running:
+        raise HostError(
+            facts.running[0].host,
+            f"{deployment.name} runs and holds the devices that the {until} stage computes on",
+            f"flagdeploy stop {deployment.name}",
+        )
+    steps = prepare_steps(deployment, hosts, facts, commands, conversions)
+    return Plan(deployment.name, (*steps, *conversions))
+
+
+def _conversions(
+    commands: Sequence[StageCommand],
+    deployment: Deployment,
+    hosts: Sequence[Host],
+    facts: Facts,
+    run_id: str,
+) -> list[Step]:
+    return [
+        step
+        for command in commands
+        for step in convert_steps(command, deployment, hosts, facts, run_id)
+    ]
+
+
+def _need_devices(conversions: Sequence[Step]) -> bool:
+    return any(isinstance(step, Convert) and step.command.devices for step in conversions)
 
 
 def _refuse_taken_ports(deployment: Deployment, hosts: Sequence[Host], facts: Facts) -> None:
@@ -96,36 +143,9 @@ def _refuse_taken_ports(deployment: Deployment, hosts: Sequence[Host], facts: Fa
     if len(hosts) > 1:
         ports["endpoint.master_port"] = deployment.endpoint.master_port
     for key, port in ports.items():
-        if port in found.ports_in_use and not found.running:
+        if port in found.ports_in_use and all(rank.stage for rank in found.running):
             what = f"port {port} is taken by another program"
             raise HostError(hosts[0].address, what, f"choose another one: {key}=PORT")
-
-
-def _checkpoints(deployment: Deployment, hosts: Sequence[Host]) -> list[Step]:
-    path = deployment.model.checkpoint
-    if deployment.weights == "random" or not path:
-        return []
-    why = f"verify the checkpoint {path}"
-    return [CheckCheckpoint(host.address, "check", why, path) for host in hosts]
-
-
-def _images(deployment: Deployment, hosts: Sequence[Host], facts: Facts) -> list[Step]:
-    image = deployment.container.image
-    if deployment.launcher == "local" or not image:
-        return []
-    steps: list[Step] = []
-    for host in hosts:
-        if {image, _tagged(image)} & facts.of(host.address).images:
-            steps.append(Skip(host.address, "pull", f"image {image} is there"))
-        else:
-            steps.append(PullImage(host.address, "pull", f"pull image {image}", image))
-    return steps
-
-
-def _tagged(image: str) -> str:
-    """Docker adds ``:latest`` to a reference without tag and digest."""
-    last = image.rpartition("/")[2]
-    return image if ":" in last or "@" in last else f"{image}:latest"
 
 
 def _wait(deployment: Deployment, hosts: Sequence[Host], engine: Engine) -> WaitReady:
@@ -164,31 +184,14 @@ def _spec(
     if deployment.launcher == "local":
         own = (python, *command.argv[1:]) if command.argv[0] == "python" else command.argv
         return ProcessSpec(name, own, env, labels, container.stop_timeout)
-    return ContainerSpec(
+    return replace(
+        container_of(deployment, hosts[rank], facts),
         name=name,
-        image=container.image,
         argv=command.argv,
         env=env,
         labels=labels,
         files=command.files,
-        mounts=tuple(_mounts(deployment)),
-        devices=_devices(container.devices, facts.of(hosts[rank].address).device_nodes),
-        gpus=container.gpus == "all",
-        runtime=container.runtime,
-        network=container.network,
-        ipc=container.ipc,
-        pid=container.pid,
-        privileged=container.privileged,
-        shm_size=container.shm_size,
-        ulimits=dict(container.ulimits),
-        cap_add=tuple(container.cap_add),
-        security_opt=tuple(container.security_opt),
-        group_add=tuple(container.group_add),
-        entrypoint=None if container.entrypoint is None else tuple(container.entrypoint),
-        user=container.user,
-        workdir=container.workdir,
-        init=container.init,
-        stop_timeout=container.stop_timeout,
+        mounts=tuple(mounts_of(deployment)),
     )
 
 
@@ -197,30 +200,6 @@ def _environment(deployment: Deployment, command: RankCommand) -> dict[str, EnvV
     by_rank = {str(rank): env for rank, env in deployment.container.rank_env.items()}
     own: Mapping[str, EnvValue] = by_rank.get(str(command.rank), {})
     return {**command.env, **deployment.container.env, **own}
-
-
-def _mounts(deployment: Deployment) -> list[Mount]:
-    """`container.mounts`, and the checkpoint folders where no mount covers them, read-only."""
-    mounts = [_mount(text) for text in deployment.container.mounts]
-    for folder in (deployment.model.checkpoint, deployment.speculative.draft_checkpoint):
-        covered = any(f"{folder}/".startswith(f"{m.target.rstrip('/')}/") for m in mounts)
-        if folder and not covered:
-            mounts.append(Mount(folder, folder, read_only=True))
-    return mounts
-
-
-def _mount(text: str) -> Mount:
-    source, target, *mode = text.split(":")
-    return Mount(source, target, read_only=mode == ["ro"])
-
-
-def _devices(patterns: Sequence[str], nodes: Sequence[str]) -> tuple[str, ...]:
-    """`patterns` with wildcards replaced by the nodes of the host, where they are known."""
-    expanded: list[str] = []
-    for pattern in patterns:
-        found = [node for node in nodes if fnmatch(node, pattern)]
-        expanded += found if found and pattern not in found else [pattern]
-    return tuple(dict.fromkeys(expanded))
 
 
 def _labelled(spec: Spec, run_id: str) -> Spec:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flagdeploy.config.launch import ContainerSpec, EnvValue, ProcessSpec, Spec
+from flagdeploy.config.launch import ContainerSpec, EnvValue, ProcessSpec, Spec, StageCommand
 from flagdeploy.config.plain import plain
 from flagdeploy.config.secret import Secret
 
@@ -39,6 +39,31 @@ class CheckCheckpoint(Step):
     """Every shard against the index and its own header, on the host, before the engine loads it."""
 
     path: str
+
+
+@dataclass(frozen=True)
+class Convert(Step):
+    """Run a vendor's converter to its end, then check what it made and give it its name."""
+
+    command: StageCommand
+    spec: ContainerSpec
+    unfinished: str
+    """Folder of the host that is filled; it becomes the product when everything is in order."""
+    identity: Mapping[str, Any]
+    """What the product depends on, beside the content of the source."""
+    stall_timeout: int
+    interval: float
+
+    def details(self) -> Iterator[str]:
+        command = self.command
+        yield from _container(self.spec)
+        yield f"disk    {command.disk:g} times the size of {command.source}, in {self.unfinished}"
+        if command.expects:
+            yield f"expect  {', '.join(command.expects)}"
+        for name, value in command.corrections.items():
+            what = f"without {name}" if value is None else f"{name}: {value}"
+            yield f"correct config.json {what}"
+        yield f"rename  {self.unfinished} -> {command.product}"
 
 
 @dataclass(frozen=True)

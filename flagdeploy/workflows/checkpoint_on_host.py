@@ -1,10 +1,15 @@
 """Verify a checkpoint where the engine will read it, without Python on that host."""
 
+import hashlib
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from flagdeploy.checkpoint.index import INDEX
 from flagdeploy.checkpoint.safetensors_file import MAX_HEADER_BYTES
 from flagdeploy.checkpoint.verify import verify
 from flagdeploy.errors import CheckpointError, HostError
@@ -12,6 +17,7 @@ from flagdeploy.launchers.base import Launcher
 
 # Index, config and tokenizer of the largest models stay far below this.
 SMALL = 256 << 20
+SAMPLE = 4096
 
 
 def verify_on_host(launcher: Launcher, path: str) -> None:
@@ -20,14 +26,53 @@ def verify_on_host(launcher: Launcher, path: str) -> None:
     A likeness of the folder is made here and verified: small JSON files whole, of a shard only its
     header, with its true length as a hole. Raises CheckpointError with everything that is wrong.
     """
+    with likeness_of(launcher, path) as likeness:
+        verify(likeness).require()
+
+
+@contextmanager
+def likeness_of(launcher: Launcher, path: str) -> Iterator[Path]:
+    """The likeness; errors inside the block name the host and `path` instead of it."""
     with tempfile.TemporaryDirectory(prefix="flagdeploy-") as folder:
         likeness = Path(folder)
         _copy(launcher, path, likeness)
         try:
-            verify(likeness).require()
+            yield likeness
         except CheckpointError as error:
             what = str(error).replace(str(likeness), path)
             raise CheckpointError(f"{launcher.host}: {what}", error.hint) from None
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Which checkpoint a folder of the host holds, and how many bytes its shards have."""
+
+    digest: str
+    nbytes: int
+
+
+def fingerprint(launcher: Launcher, path: str) -> Fingerprint | None:
+    """SHA-256 over config, index and, of every shard, its size and a piece from its middle.
+
+    Two checkpoints of one architecture differ in their values alone, so names and sizes do not
+    suffice; all bytes would take hours. None when there is no such folder.
+    """
+    try:
+        names = sorted(launcher.listdir(path))
+    except OSError:
+        return None
+    digest, total = hashlib.sha256(), 0
+    for name in names:
+        if name in ("config.json", INDEX):
+            with launcher.open(f"{path}/{name}") as file:
+                digest.update(f"{name}\n".encode() + file.read(SMALL))
+        elif name.endswith(".safetensors"):
+            with launcher.open(f"{path}/{name}") as file:
+                size = file.seek(0, 2) or file.tell()
+                file.seek(size // 2)
+                digest.update(f"{name} {size}\n".encode() + file.read(SAMPLE))
+            total += size
+    return Fingerprint(digest.hexdigest(), total)
 
 
 def _copy(launcher: Launcher, path: str, likeness: Path) -> None:

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
 
-from flagdeploy.config.launch import LABEL_RUN
-from flagdeploy.errors import FlagdeployError
+from flagdeploy.config.launch import LABEL_RUN, ContainerSpec, Spec
+from flagdeploy.errors import EngineError, FlagdeployError
 from flagdeploy.launchers.base import Launcher
 from flagdeploy.plans.steps import (
     CheckCheckpoint,
+    Convert,
     Plan,
     PullImage,
     Skip,
@@ -31,6 +32,7 @@ from flagdeploy.workflows.checkpoint_on_host import verify_on_host
 from flagdeploy.workflows.fanout import each
 from flagdeploy.workflows.group import Group
 from flagdeploy.workflows.ready import wait_ready
+from flagdeploy.workflows.stages import run_stage
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,14 @@ class Execution:
                 verify_on_host(launcher, step.path)
             case Stop():
                 launcher.stop(step.id, step.timeout)
+            case Convert():
+
+                def start(spec: ContainerSpec) -> str:
+                    return self._start(step.host, spec, launcher)
+
+                run_stage(step, launcher, start, self.run, self.tell)
             case Start():
-                self._start(step, launcher)
+                self._start(step.host, step.spec, launcher)
             case WaitReady():
                 wait_ready(step, self.launchers, self.plan.deployment, self.tell)
             case Skip():
@@ -136,10 +144,13 @@ class Execution:
             case _:
                 raise NotImplementedError(type(step).__name__)
 
-    def _start(self, step: Start, launcher: Launcher) -> None:
-        labels = {**step.spec.labels, LABEL_RUN: self.run.id}
-        with self.group.starting(step.host, step.rank):
-            launcher.start(replace(step.spec, labels=labels))
+    def _start(self, host: str, spec: Spec, launcher: Launcher) -> str:
+        labels = {**spec.labels, LABEL_RUN: self.run.id}
+        with self.group.starting(host):
+            # A group that is given up waits for what is in flight: from here on nothing starts.
+            if self._cancelled.is_set():
+                raise EngineError(f"{host}: {spec.name} was not started: the run is given up")
+            return launcher.start(replace(spec, labels=labels))
 
     @contextmanager
     def _recorded(self, step: Step) -> Iterator[None]:

@@ -46,7 +46,7 @@ class Group:
         self._changed = threading.Condition()
 
     @contextmanager
-    def starting(self, host: str, rank: int) -> Iterator[None]:
+    def starting(self, host: str) -> Iterator[None]:
         """Around the start of a rank: a group that is given up waits for what is in flight."""
         with self._changed:
             self._hosts.add(host)
@@ -99,7 +99,7 @@ class Group:
 
     def _stop_on(self, launcher: Launcher) -> None:
         for rank in self._ranks(launcher):
-            self._report(Event("stop", f"stopping rank {rank.rank}", rank.host))
+            self._report(Event("stop", f"stopping {rank.what}", rank.host))
             launcher.stop(rank.id)
 
     def _collect(self) -> list[Evidence]:

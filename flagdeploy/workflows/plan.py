@@ -18,9 +18,10 @@ def plan(
     *,
     hosts: str | None = None,
     launcher: str | None = None,
+    until: str | None = None,
     workspace: str | None = None,
 ) -> Plan:
-    """What `serve` would do on hosts about which nothing is known.
+    """What `serve` would do on hosts about which nothing is known; through stage `until` only.
 
     Raises ConfigError with every problem of the configuration.
     """
@@ -28,4 +29,6 @@ def plan(
     loaded, engine, vendor = resolve.deployment(
         name, variant, overrides, hosts=hosts, launcher=launcher, root=root
     )
-    return plan_serve(loaded.deployment, loaded.hosts, Facts(), engine, vendor, DRY_RUN)
+    return plan_serve(
+        loaded.deployment, loaded.hosts, Facts(), engine, vendor, DRY_RUN, until=until
+    )

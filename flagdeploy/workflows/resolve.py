@@ -89,7 +89,8 @@ def running_endpoint(name: str | None, root: Path) -> RunningEndpoint:
     with places.launchers(name, root) as launchers:
         for launcher in launchers.values():
             ranks = launcher.running(name)
-            found.update({r.labels[LABEL_DEPLOYMENT]: r for r in ranks if r.state == "running"})
+            serving = [r for r in ranks if r.state == "running" and not r.stage]
+            found.update({r.labels[LABEL_DEPLOYMENT]: r for r in serving})
     if len(found) != 1:
         what = f"several deployments run: {', '.join(sorted(found))}" if found else "nothing runs"
         raise UsageError(

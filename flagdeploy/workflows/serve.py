@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from flagdeploy.config import endpoint
@@ -10,11 +11,14 @@ from flagdeploy.config import workspace as workspaces
 from flagdeploy.config.load import Loaded
 from flagdeploy.config.plain import plain
 from flagdeploy.config.secret import Secret
+from flagdeploy.engines.base import Engine
 from flagdeploy.plans.serve import plan_serve
-from flagdeploy.plans.steps import Plan
+from flagdeploy.plans.stages import until_stage
+from flagdeploy.plans.steps import Convert, Plan
 from flagdeploy.records.events import Report, silent
 from flagdeploy.records.lock import deployment_lock
 from flagdeploy.records.run import Run
+from flagdeploy.vendors.base import Vendor
 from flagdeploy.workflows import places, resolve
 from flagdeploy.workflows.execute import Outcome, execute
 from flagdeploy.workflows.probe import probe
@@ -36,8 +40,25 @@ class Served:
         return f"{self.name} {state}\n  endpoint {self.url}\n  model    {self.model}"
 
     def to_dict(self) -> dict[str, Any]:
-        steps = [vars(result) for result in self.outcome.results]
-        return {**{f.name: getattr(self, f.name) for f in fields(self)}, "outcome": steps}
+        return _to_dict(self)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Stages carried out; `products` are the folders that they made, or had made before."""
+
+    name: str
+    products: tuple[str, ...]
+    changed: bool
+    run: str
+    outcome: Outcome
+
+    def text(self) -> str:
+        state = "is made" if self.changed else "was there already; nothing changed"
+        return "\n".join(f"{self.name}: {product} {state}" for product in self.products)
+
+    def to_dict(self) -> dict[str, Any]:
+        return _to_dict(self)
 
 
 def serve(
@@ -56,9 +77,56 @@ def serve(
     touched, HostError or EngineError when a host or a rank fails; then nothing is left running.
     """
     root = workspaces.find(workspace)
-    loaded, engine, vendor = resolve.deployment(
+    resolved = resolve.deployment(
         name, variant, overrides, hosts=hosts, launcher=launcher, root=root
     )
+    done = _carry_out(resolved, root, None, report)
+    deployment, inventory = resolved[0].deployment, resolved[0].hosts
+    url = endpoint.url(deployment, inventory)
+    changed = any(step.stage.startswith("start") for step in done.plan.changes)
+    model = deployment.model.served_name
+    return Served(deployment.name, url, model, changed, done.run.id, done.outcome)
+
+
+def prepare(
+    name: str | None = None,
+    variant: str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    until: str,
+    hosts: str | None = None,
+    launcher: str | None = None,
+    workspace: str | None = None,
+    report: Report = silent,
+) -> Prepared:
+    """Carry out the stages of deployment `name` up to `until` (``checkpoint``, ``weight_cache``).
+
+    No rank is started or stopped. Raises as `serve` does, and UsageError when the deployment has
+    no such stage.
+    """
+    root = workspaces.find(workspace)
+    resolved = resolve.deployment(
+        name, variant, overrides, hosts=hosts, launcher=launcher, root=root
+    )
+    deployment, engine = resolved[0].deployment, resolved[1]
+    commands = until_stage(engine.stages(deployment), until)
+    done = _carry_out(resolved, root, until, report)
+    changed = any(isinstance(step, Convert) for step in done.plan.changes)
+    products = tuple(command.product for command in commands)
+    return Prepared(deployment.name, products, changed, done.run.id, done.outcome)
+
+
+@dataclass(frozen=True)
+class _Done:
+    plan: Plan
+    run: Run
+    outcome: Outcome
+
+
+def _carry_out(
+    resolved: tuple[Loaded, Engine, Vendor], root: Path, until: str | None, report: Report
+) -> _Done:
+    loaded, engine, vendor = resolved
     deployment, state = loaded.deployment, workspaces.state_folder(root)
     with (
         deployment_lock(state, deployment.name),
@@ -69,11 +137,12 @@ def serve(
             deployment.name,
             devices=deployment.container.devices,
             ports=[deployment.endpoint.port, deployment.endpoint.master_port],
+            stages=engine.stages(deployment),
             report=report,
         )
         run = Run.create(state, deployment.name, _secrets(deployment))
         plan = plan_serve(
-            deployment, loaded.hosts, facts, engine, vendor, run.id, python=sys.executable
+            deployment, loaded.hosts, facts, engine, vendor, run.id, sys.executable, until
         )
         _record(run, loaded, plan)
         try:
@@ -82,9 +151,12 @@ def serve(
             run.write_json("result.json", {"status": "failed", "error": run.mask(str(error))})
             raise
     run.write_json("result.json", {"status": "succeeded", "changed": bool(plan.changes)})
-    url = endpoint.url(deployment, loaded.hosts)
-    changed = any(step.stage.startswith("start") for step in plan.changes)
-    return Served(deployment.name, url, deployment.model.served_name, changed, run.id, outcome)
+    return _Done(plan, run, outcome)
+
+
+def _to_dict(result: Served | Prepared) -> dict[str, Any]:
+    steps = [vars(step) for step in result.outcome.results]
+    return {**{f.name: getattr(result, f.name) for f in fields(result)}, "outcome": steps}
 
 
 def _record(run: Run, loaded: Loaded, plan: Plan) -> None:

@@ -25,7 +25,7 @@ from flagdeploy.workflows.group import log_of
 
 ANSWER_TIMEOUT_S = 30.0
 
-State = Literal["ready", "starting", "degraded", "failed", "unreachable"]
+State = Literal["ready", "starting", "converting", "degraded", "failed", "unreachable"]
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,15 @@ class RankStatus:
     """When it reached this state (RFC 3339, the host's clock)."""
     exit_code: int | None = None
     diagnosis: Diagnosis | None = None
+    stage: str = ""
+    """The stage whose converter this is; empty for a rank."""
 
 
 @dataclass(frozen=True)
 class DeploymentStatus:
-    """One deployment. ``starting``: all ranks run, no token yet. ``degraded``: some ranks are
-    dead or missing. ``failed``: none runs. ``unreachable``: a host with ranks does not answer."""
+    """One deployment. ``converting``: a stage before the ranks runs. ``starting``: all ranks run,
+    no token yet. ``degraded``: some ranks are dead or missing. ``failed``: none runs.
+    ``unreachable``: a host with ranks does not answer."""
 
     name: str
     state: State
@@ -118,8 +121,14 @@ def _deployment(
     api_key: Secret | None,
     unreachable: Mapping[str, str],
 ) -> DeploymentStatus:
-    ranks = sorted(ranks, key=lambda rank: rank.rank)
+    ranks = sorted(ranks, key=lambda rank: (bool(rank.stage), rank.rank))
+    statuses = tuple(_rank(rank, launchers[rank.host]) for rank in ranks)
     labels = ranks[0].labels
+    if ranks[0].stage:
+        runs = any(rank.state == "running" for rank in ranks)
+        detail = f"{ranks[0].what} {'runs' if runs else 'has ended'}"
+        return DeploymentStatus(name, "converting" if runs else "failed", "", detail, statuses)
+    ranks = [rank for rank in ranks if not rank.stage]
     expected = int(labels.get(LABEL_RANKS, len(ranks)))
     alive = [rank for rank in ranks if rank.state == "running"]
     state: State
@@ -133,7 +142,6 @@ def _deployment(
         parts = [f"rank {dead} is dead" if dead else "", f"{missing} missing" if missing else ""]
         detail = f"{len(alive)} of {expected} ranks run: {', '.join(p for p in parts if p)}"
         state = "degraded" if alive else "unreachable" if unreachable else "failed"
-    statuses = tuple(_rank(rank, launchers[rank.host]) for rank in ranks)
     return DeploymentStatus(name, state, labels.get(LABEL_ENDPOINT, ""), detail, statuses)
 
 
@@ -149,14 +157,18 @@ def _rank(rank: Running, launcher: Launcher) -> RankStatus:
     found = None
     if rank.state == "exited":
         found = diagnose(log_of(launcher, rank), rank.exit_code, rank.oom_killed)
-    return RankStatus(rank.rank, rank.host, rank.name, rank.state, since, rank.exit_code, found)
+    return RankStatus(
+        rank.rank, rank.host, rank.name, rank.state, since, rank.exit_code, found, rank.stage
+    )
 
 
 def _lines(found: DeploymentStatus) -> list[str]:
     detail = f": {found.detail}" if found.detail and found.state != "ready" else ""
-    lines = [f"{found.name}: {found.state}{detail}", f"  endpoint {found.endpoint}"]
+    lines = [f"{found.name}: {found.state}{detail}"]
+    lines += [f"  endpoint {found.endpoint}"] if found.endpoint else []
     for rank in found.ranks:
-        line = f"  rank {rank.rank}  {rank.host}  {rank.state}"
+        what = rank.stage or f"rank {rank.rank}"
+        line = f"  {what}  {rank.host}  {rank.state}"
         if rank.exit_code is not None:
             line += f" (exit code {rank.exit_code})"
         lines.append(f"{line}  since {rank.since}")

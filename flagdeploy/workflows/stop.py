@@ -20,7 +20,7 @@ class Stopped:
     ranks: tuple[Running, ...]
 
     def text(self) -> str:
-        lines = [f"stopped rank {rank.rank} on {rank.host} ({rank.name})" for rank in self.ranks]
+        lines = [f"stopped {rank.what} on {rank.host} ({rank.name})" for rank in self.ranks]
         return "\n".join(lines or ["nothing is running"])
 
     def to_dict(self) -> dict[str, object]:
@@ -59,7 +59,7 @@ def stop_ranks(
     def on_host(launcher: Launcher) -> tuple[Running, ...]:
         ranks = launcher.running(name)
         for rank in ranks:
-            what = f"stopping rank {rank.rank} of {rank.labels[LABEL_DEPLOYMENT]}"
+            what = f"stopping {rank.what} of {rank.labels[LABEL_DEPLOYMENT]}"
             report(Event("stop", what, rank.host))
             launcher.stop(rank.id)
         return ranks

@@ -16,7 +16,8 @@ R1_TT = of(
     limits=Limits(context_length=1024),
     kv_cache=KvCache(block_size=32),
     engine_args={"tt": {"trace_mode": "none"}},
-    container=Container(image="tt", env={"DEEPSEEK_V3_CACHE": "/cache"}),
+    model=replace(R1.model, weight_cache="/cache"),
+    container=Container(image="tt"),
 )
 
 
@@ -39,6 +40,8 @@ def test_the_fork_is_its_example_server(vllm_tt):
         "HF_MODEL": "deepseek-ai/DeepSeek-R1",
         "ARCH_NAME": "wormhole_b0",
         "DEEPSEEK_V3_HF_MODEL": "/models/DeepSeek-R1",
+        "DEEPSEEK_V3_CACHE": "/cache",
+        "TT_CACHE_PATH": "/cache",
     }
 
 
@@ -60,8 +63,10 @@ def test_the_plugin_takes_its_options_as_additional_config(vllm_tt):
          "checkpoint; only the demo of tt-metal takes random weights"),
         ({"speculative": Speculative(method="mtp")}, "speculative.method",
          "vLLM on Tenstorrent: it has no speculative decoding"),
-        ({"container": Container(image="tt")}, "container.env",
-         "DEEPSEEK_V3_CACHE is needed: a mounted folder that keeps the converted weights"),
+        ({"model": R1.model}, "model.weight_cache",
+         "a folder of the host is needed that keeps the converted weights"),
+        ({"container": Container(image="tt", env={"DEEPSEEK_V3_CACHE": "/cache"})},
+         "container.env.DEEPSEEK_V3_CACHE", "is set by flagdeploy: use `model.weight_cache`"),
         ({"vendor": "nvidia"}, "engine",
          "vLLM on Tenstorrent runs on tenstorrent, not on nvidia"),
     ],

@@ -301,3 +301,37 @@ def test_an_engine_that_died_is_named_and_works_again_after(
     finally:
         fleet[0].restart_dockerd()
     assert launcher.running() == ()
+
+
+def test_files_are_put_into_a_mounted_folder_of_a_container_that_has_ended(
+    launcher: SshLauncher, make: Callable[..., ContainerSpec], tmp_path: Path
+) -> None:
+    """As root of the host, whoever the SSH user is: what a container made is root's as well."""
+    spec = make("echo old > /made/index.json")
+    spec = dataclasses.replace(spec, mounts=(*spec.mounts, Mount(str(tmp_path), "/made")))
+    id = launcher.start(spec)
+    eventually(lambda: launcher.running("tiny")[0].state == "exited")
+    launcher.put(id, [File("/made/index.json", "new"), File("/made/flagdeploy.json", "{}")])
+    assert (tmp_path / "index.json").read_text() == "new"
+    assert (tmp_path / "flagdeploy.json").stat().st_mode & 0o777 == 0o444
+
+
+def test_a_container_that_is_removed_twice_at_once(
+    launcher: SshLauncher, make: Callable[..., ContainerSpec]
+) -> None:
+    id = launcher.start(make("sleep 60"))
+    failures: list[HostError] = []
+
+    def stop() -> None:
+        try:
+            launcher.stop(id, 0)
+        except HostError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=stop) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert launcher.running("tiny") == ()

@@ -7,7 +7,14 @@ import pytest
 
 from proving_ground import hosts
 from proving_ground import registry as registries
-from proving_ground.image import Image, python_image, vllm_environment_folder, vllm_image
+from proving_ground.image import (
+    Image,
+    python_image,
+    tensorrt_llm_image,
+    tenstorrent_image,
+    vllm_environment_folder,
+    vllm_image,
+)
 from proving_ground.requirements import missing
 
 
@@ -34,6 +41,24 @@ def vllm_environment(fleet: hosts.Fleet) -> Image:
 def python_environment(fleet: hosts.Fleet) -> Image:
     """Python and the system's programs as an image on every host."""
     image = python_image()
+    for host in fleet:
+        image.load(host)
+    return image
+
+
+@pytest.fixture(scope="session")
+def tenstorrent_environment(fleet: hosts.Fleet) -> Image:
+    """Stand-ins for Tenstorrent's programs as an image on every host."""
+    image = tenstorrent_image()
+    for host in fleet:
+        image.load(host)
+    return image
+
+
+@pytest.fixture(scope="session")
+def tensorrt_llm_environment(fleet: hosts.Fleet) -> Image:
+    """A stand-in for TensorRT-LLM's converter as an image on every host."""
+    image = tensorrt_llm_image()
     for host in fleet:
         image.load(host)
     return image

@@ -67,6 +67,46 @@ def vllm_image(venv: Path) -> Image:
     return Image(VLLM_TAG, read_only("/usr", prefix, venv), archive)
 
 
+def tenstorrent_image() -> Image:
+    """An image laid out as tt-inference-server's, with programs that stand in for its own."""
+    home = "home/container_app_user"
+    scripts = f"{home}/tt-metal/models/demos/deepseek_v3"
+    return _vendor_image(
+        "flagdeploy-test/tenstorrent:1",
+        {
+            f"{scripts}/scripts/dequantize_hf_checkpoint.py": "dequantize_hf_checkpoint.py",
+            f"{scripts}/scripts/safetensors_lite.py": "safetensors_lite.py",
+            f"{scripts}/demo/demo.py": "demo.py",
+            f"{home}/vllm/examples/server_example_tt.py": "server_example_tt.py",
+        },
+        {f"{home}/tt-metal/python_env/bin/python": f"{_python_prefix()}/bin/python3"},
+    )
+
+
+def tensorrt_llm_image() -> Image:
+    """An image laid out as TensorRT-LLM's, with a program that stands in for its own."""
+    folder = "app/tensorrt_llm/examples/quantization"
+    programs = {
+        f"{folder}/{name}": name
+        for name in ("quantize_mixed_precision_moe.py", "safetensors_lite.py")
+    }
+    return _vendor_image("flagdeploy-test/tensorrt-llm:1", programs, {})
+
+
+def _vendor_image(tag: str, programs: Mapping[str, str], links: Mapping[str, str]) -> Image:
+    """Files of `vendor_programs` (values) at their places (keys), over Python and the system."""
+    source = Path(__file__).with_name("vendor_programs")
+    layer = {place: (source / name).read_bytes() for place, name in programs.items()}
+    prefix = _python_prefix()
+    environment = {"PATH": f"{prefix}/bin:{SYSTEM_PATH}", "PYTHONUNBUFFERED": "1"}
+    archive = image_archive(tag, [root_layer(), {**layer, **links}], environment)
+    return Image(tag, read_only("/usr", prefix), archive)
+
+
+def _python_prefix() -> Path:
+    return Path(sys.base_prefix).resolve()
+
+
 def read_only(*folders: str | Path) -> tuple[str, ...]:
     """The mounts of folders at their own place, less those inside an earlier one."""
     kept: list[Path] = []

@@ -1,9 +1,11 @@
+import dataclasses
 import os
 import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from flagdeploy.config.launch import LABEL_STAGE
 from flagdeploy.errors import HostError
 from flagdeploy.launchers.base import Launcher
 from flagdeploy.launchers.local import LocalLauncher
@@ -108,3 +110,17 @@ def test_a_host_that_does_not_answer_is_named(launchers: Launchers, tmp_path: Pa
     assert found.unreachable == {"10.9.9.9": "10.9.9.9: 10.9.9.9:22 refuses connections"}
     assert found.text() == "unreachable: 10.9.9.9: 10.9.9.9:22 refuses connections"
     assert not found.healthy
+
+
+def test_a_converter_is_told_apart_from_ranks(launchers: Launchers, port: int) -> None:
+    """`status` while a stage runs, and beside a deployment that serves meanwhile."""
+    step = start(0, 1, ("follow",), port)
+    labels = {**step.spec.labels, LABEL_STAGE: "checkpoint"}
+    converter = dataclasses.replace(step.spec, name="flagdeploy-tiny-checkpoint-0", labels=labels)
+    launchers[HERE].start(converter)
+    (found,) = status_of(launchers, "tiny").deployments
+    assert (found.state, found.detail) == ("converting", "the checkpoint stage runs")
+    launchers[HERE].start(start(0, 1, ("serve",), port).spec)
+    text = status_of(launchers, "tiny", {"tiny": KEY}).text()
+    assert f"  rank 0  {HERE}  running" in text
+    assert f"  checkpoint  {HERE}  running" in text
