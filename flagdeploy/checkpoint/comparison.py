@@ -3,6 +3,7 @@
 import math
 import random
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -230,11 +231,20 @@ class Comparison:
     classes: tuple[ClassError, ...]
     findings: tuple[Finding, ...]
 
+    @property
+    def tensors(self) -> int:
+        """How many stored tensors were compared."""
+        return sum(found.tensors for found in self.classes)
+
 
 @dataclass
 class _Tally:
+    """One tensor while its pieces are compared; `pending` ends at zero."""
+
+    task: Task
     error: Error = field(default_factory=Error)
     differences: dict[int, Difference] = field(default_factory=dict)
+    pending: int = 1
 
     def add(self, error: Error, found: Sequence[Difference | None]) -> None:
         self.error.add(error)
@@ -247,6 +257,23 @@ class _Tally:
                 self.differences[output] = new
 
 
+@dataclass
+class _Class:
+    tensors: int = 0
+    error: Error = field(default_factory=Error)
+    identical: bool = True
+    worst: str = ""
+    worst_relative: float = 0.0
+
+    def add(self, tally: _Tally) -> None:
+        self.tensors += len(tally.task.stored)
+        self.error.add(tally.error)
+        self.identical &= not tally.differences
+        if tally.error.relative > self.worst_relative:
+            self.worst = tally.task.stored[0].tensor.name
+            self.worst_relative = tally.error.relative
+
+
 class _Run:
     """What the threads of a comparison share."""
 
@@ -254,50 +281,71 @@ class _Run:
         self, tasks: Iterable[Task], source: OpenFolder, target: OpenFolder, any_nan: bool
     ) -> None:
         self.source, self.target, self.any_nan = source, target, any_nan
-        self.tallies: list[tuple[Task, _Tally]] = []
+        self.classes: defaultdict[str, _Class] = defaultdict(_Class)
+        self.findings: list[Finding] = []
         self.lock, self.stop = threading.Lock(), threading.Event()
         self.done = 0
         self.stream = self._stream(tasks)
 
-    def _stream(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, _Tally, Piece | None]]:
+    def _stream(self, tasks: Iterable[Task]) -> Iterator[tuple[_Tally, Piece | None]]:
         for task in tasks:
-            tally = _Tally()
-            self.tallies.append((task, tally))
-            for piece in [None] if isinstance(task.work, bytes) else pieces(task.work):
-                yield task, tally, piece
+            tally = _Tally(task)
+            whole = [Piece(0, 0, 1, task.nbytes)]
+            for piece in whole if isinstance(task.work, bytes) else pieces(task.work):
+                tally.pending += 1
+                yield tally, piece
+            # The share of `pending` that a tensor starts with.
+            yield tally, None
 
     def work(self) -> None:
+        """One thread: take pieces until there are none."""
         try:
             while not self.stop.is_set():
                 with self.lock:
-                    task, tally, piece = next(self.stream, (None, None, None))
-                if task is None or tally is None:
+                    tally, piece = next(self.stream, (None, None))
+                if tally is None:
                     return
-                error, found = self._compare(task, piece)
+                result = self._compare(tally.task, piece) if piece else None
                 with self.lock:
-                    tally.add(error, found)
-                    self.done += _share(task, piece)
+                    self._count(tally, piece, result)
         except BaseException:
             self.stop.set()
             raise
 
-    def _compare(self, task: Task, piece: Piece | None) -> tuple[Error, list[Difference | None]]:
-        if isinstance(task.work, bytes) or piece is None:
-            assert isinstance(task.work, bytes)
-            where, length = task.stored[0], len(task.work)
-            codes = np.frombuffer(task.work, np.uint8).reshape(1, -1)
-            found = self.target.read(where.file, where.offset, length).reshape(1, -1)
-            return Error(length), [_difference(Part(0, 0, length, codes), found, None)]
+    def _compare(self, task: Task, piece: Piece) -> tuple[Error, list[Difference | None]]:
         places = [Place(stored.file, stored.offset) for stored in task.stored]
-        return compare_piece(
-            task.work, piece, self.source, self.target, places, any_nan=self.any_nan
-        )
+        if not isinstance(task.work, bytes):
+            return compare_piece(
+                task.work, piece, self.source, self.target, places, any_nan=self.any_nan
+            )
+        codes = np.frombuffer(task.work, np.uint8).reshape(1, -1)
+        found = self.target.read(*places[0], len(task.work)).reshape(1, -1)
+        return Error(), [_difference(Part(0, 0, len(task.work), codes), found, None)]
+
+    def _count(
+        self,
+        tally: _Tally,
+        piece: Piece | None,
+        result: tuple[Error, list[Difference | None]] | None,
+    ) -> None:
+        if piece and result:
+            tally.add(*result)
+            self.done += _share(tally.task, piece)
+        tally.pending -= 1
+        if tally.pending:
+            return
+        for output, difference in sorted(tally.differences.items()):
+            self.findings.append(_finding(tally.task, output, difference))
+        tensor = tally.task.stored[0].tensor
+        if isinstance(tally.task.work, Copy | bytes):
+            tally.error.elements = math.prod(tensor.shape)
+        self.classes[tensor_class(tensor.name)].add(tally)
 
 
-def _share(task: Task, piece: Piece | None) -> int:
+def _share(task: Task, piece: Piece) -> int:
     """The bytes of the source that a piece stands for."""
-    if piece is None or isinstance(task.work, bytes | Copy):
-        return piece.width if piece else task.nbytes
+    if isinstance(task.work, bytes | Copy):
+        return piece.width
     count, rows, columns = _matrices(task.work)
     return task.nbytes * piece.height * piece.width // (count * rows * columns)
 
@@ -313,8 +361,8 @@ def compare(
 ) -> Comparison:
     """Compare whole tensors, each taken when its turn comes; memory is some pieces per thread.
 
-    `progress` is called from the calling thread with the number of source bytes done so far. Raises
-    CheckpointError when a file cannot be read.
+    `progress` is called from the calling thread with the number of source bytes done so far;
+    `any_nan` is that of `compare_piece`. Raises CheckpointError when a file cannot be read.
     """
     run = _Run(tasks, source, target, any_nan)
     with ThreadPoolExecutor(workers, thread_name_prefix="verify") as pool:
@@ -327,12 +375,21 @@ def compare(
             run.stop.set()
     for thread in threads:
         thread.result()
-    findings = [
-        _finding(task, output, difference)
-        for task, tally in run.tallies
-        for output, difference in sorted(tally.differences.items())
-    ]
-    return Comparison(_classes(run.tallies), tuple(findings))
+    classes = (
+        ClassError(
+            name=name,
+            tensors=found.tensors,
+            elements=found.error.elements,
+            identical=found.identical,
+            largest=found.error.largest,
+            relative=found.error.relative,
+            worst=found.worst,
+            worst_relative=found.worst_relative,
+        )
+        for name, found in sorted(run.classes.items())
+    )
+    findings = sorted(run.findings, key=lambda finding: (finding.file, finding.tensor))
+    return Comparison(tuple(classes), tuple(findings))
 
 
 def _finding(task: Task, output: int, difference: Difference) -> Finding:
@@ -346,30 +403,3 @@ def _finding(task: Task, output: int, difference: Difference) -> Finding:
         codes = f": 0x{found:0{bits // 4}x}, not 0x{expected:0{bits // 4}x}"
     where = f"the first at {place(first, tensor.shape)}{codes}"
     return Finding(stored.file, "differs", f"{count} of {total} {unit}, {where}", tensor.name)
-
-
-def _classes(tallies: Iterable[tuple[Task, _Tally]]) -> tuple[ClassError, ...]:
-    groups: dict[str, list[tuple[str, _Tally]]] = {}
-    for task, tally in tallies:
-        name = task.stored[0].tensor.name
-        if isinstance(task.work, Copy):
-            tally.error.elements = math.prod(task.stored[0].tensor.shape)
-        groups.setdefault(tensor_class(name), []).append((name, tally))
-    return tuple(_class(name, members) for name, members in sorted(groups.items()))
-
-
-def _class(name: str, members: Sequence[tuple[str, _Tally]]) -> ClassError:
-    total = Error()
-    for _, tally in members:
-        total.add(tally.error)
-    worst, tally = max(members, key=lambda member: member[1].error.relative)
-    return ClassError(
-        name=name,
-        tensors=len(members),
-        elements=total.elements,
-        identical=not any(member.differences for _, member in members),
-        largest=total.largest,
-        relative=total.relative,
-        worst=worst,
-        worst_relative=tally.error.relative,
-    )

@@ -192,7 +192,8 @@ def _nearest_e4m3(values: Array) -> Array:
     """The codes of the values of e4m3fn nearest to FP32 values, halves to even, at most 448:
     multiples of the step of each value's binade, counted."""
     size = np.minimum(np.abs(values.astype(np.float64)), 448)
-    binade = np.maximum(np.frexp(size)[1] - 1, -6)
+    # Zero counts to the lowest binade, which is that of the subnormals.
+    binade = np.where(size < 2**-6, -6, np.frexp(size)[1] - 1)
     steps = np.rint(np.ldexp(size, 3 - binade)).astype(np.int32)
     codes: Array = ((binade + 6) * 8 + steps).astype(np.uint8)
     codes |= np.signbit(values).astype(np.uint8) << np.uint8(7)
