@@ -51,17 +51,7 @@ class OpenFolder:
 
     def read(self, file: str, offset: int, nbytes: int) -> Array:
         """Bytes of a file (uint8). Raises CheckpointError when they cannot be read."""
-        data = np.empty(nbytes, np.uint8)
-        path = self.folder / file
-        with explained(f"cannot read {path}"):
-            descriptor = self._open(file)
-            done = 0
-            while done < nbytes:
-                count = os.preadv(descriptor, [data.data[done:]], offset + done)
-                if not count:
-                    raise CheckpointError(f"{path}: ends early: it was cut while being read")
-                done += count
-        return data
+        return self._read(file, offset, 1, nbytes, 0).reshape(-1)
 
     def rectangle(
         self, file: str, offset: int, dtype: type[np.generic], piece: Piece, across: int
@@ -69,16 +59,26 @@ class OpenFolder:
         """A piece of the matrix of rows of `across` elements that starts at byte `offset`."""
         size = np.dtype(dtype).itemsize
         first = offset + (piece.row * across + piece.column) * size
-        shape = piece.height, piece.width
-        if piece.width == across or piece.height == 1:
-            return (
-                self.read(file, first, piece.height * piece.width * size).view(dtype).reshape(shape)
-            )
-        lines = [
-            self.read(file, first + row * across * size, piece.width * size)
-            for row in range(piece.height)
-        ]
-        return np.concatenate(lines).view(dtype).reshape(shape)
+        height, width = piece.height, piece.width * size
+        if piece.width == across:
+            height, width = 1, height * width
+        data = self._read(file, first, height, width, across * size)
+        return data.reshape(-1).view(dtype).reshape(piece.height, piece.width)
+
+    def _read(self, file: str, offset: int, count: int, nbytes: int, step: int) -> Array:
+        """`count` rows of `nbytes` that start `step` bytes apart."""
+        data = np.empty((count, nbytes), np.uint8)
+        path = f"{self.folder}/{file}"
+        with explained(f"cannot read {path}"):
+            descriptor = self._open(file)
+            for row in range(count):
+                line, at, done = data[row].data, offset + row * step, 0
+                while done < nbytes:
+                    got = os.preadv(descriptor, [line[done:]], at + done)
+                    if not got:
+                        raise CheckpointError(f"{path}: ends early: it was cut while being read")
+                    done += got
+        return data
 
     def _open(self, file: str) -> int:
         with self._lock:

@@ -29,7 +29,7 @@ from flagdeploy.checkpoint.safetensors_file import DTYPE_BITS
 Array = NDArray[Any]
 
 _E4M3 = decode_table().astype(np.float64)
-_E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+_E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
 _UNSIGNED: dict[int, type[np.unsignedinteger[Any]]] = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 
 
@@ -155,10 +155,17 @@ def _quantize_int4(item: QuantizeInt4, piece: Piece, source: OpenFolder) -> Made
     return Made(exact, parts, stored)
 
 
+def _halves(packed: Array) -> Array:
+    """The four-bit halves of bytes, the low one first."""
+    halves = np.empty((*packed.shape[:-1], 2 * packed.shape[-1]), np.uint8)
+    np.bitwise_and(packed, np.uint8(15), out=halves[..., 0::2])
+    np.right_shift(packed, np.uint8(4), out=halves[..., 1::2])
+    return halves
+
+
 def _numbers(packed: Array, offset: bool) -> Array:
     """The integers of packed bytes: two's complement, or with an `offset` of 8."""
-    both = np.stack([packed & np.uint8(15), packed >> np.uint8(4)], axis=-1)
-    halves = both.reshape(*packed.shape[:-1], -1).astype(np.int8)
+    halves = _halves(packed).view(np.int8)
     return halves - np.int8(8) if offset else (halves ^ np.int8(8)) - np.int8(8)
 
 
@@ -192,12 +199,16 @@ def _nearest_e4m3(values: Array) -> Array:
     """The codes of the values of e4m3fn nearest to FP32 values, halves to even, at most 448:
     multiples of the step of each value's binade, counted."""
     size = np.minimum(np.abs(values.astype(np.float64)), 448)
-    # Zero counts to the lowest binade, which is that of the subnormals.
-    binade = np.where(size < 2**-6, -6, np.frexp(size)[1] - 1)
-    steps = np.rint(np.ldexp(size, 3 - binade)).astype(np.int32)
-    codes: Array = ((binade + 6) * 8 + steps).astype(np.uint8)
+    binade = np.maximum((size.view(np.int64) >> 52) - 1023, -6)
+    steps = np.rint(size * _power(3 - binade))
+    codes: Array = ((binade + 6) * 8 + steps.astype(np.int64)).astype(np.uint8)
     codes |= np.signbit(values).astype(np.uint8) << np.uint8(7)
     return codes
+
+
+def _power(exponents: Array) -> Array:
+    """2.0 to integers (int64) within the range of double precision."""
+    return ((exponents + 1023) << 52).view(np.float64)
 
 
 def _decode_int4(item: DecodeInt4, piece: Piece, source: OpenFolder) -> Made:
@@ -222,11 +233,10 @@ def _decode_mxfp4(item: DecodeMxfp4, piece: Piece, source: OpenFolder) -> Made:
     exponents = source.rectangle(
         item.scale.file, item.scale.offset, np.uint8, grouped, columns // MX_GROUP
     )
-    both = np.stack([packed & np.uint8(15), packed >> np.uint8(4)], axis=-1)
-    halves = both.reshape(*exponents.shape, MX_GROUP)
-    size = np.ldexp(_E2M1[halves & 7], exponents[..., None].astype(np.int32) - 127)
-    size[exponents == 255] = np.nan
-    exact = np.where(halves & 8, -size, size).reshape(piece.height, -1).T
+    scales = _power(exponents.astype(np.int64) - 127)
+    scales[exponents == 255] = np.nan
+    numbers = _E2M1[_halves(packed)].reshape(*scales.shape, MX_GROUP)
+    exact = (numbers * scales[..., None]).reshape(piece.height, -1).T
     expert, row = divmod(piece.row, rows)
     place = Piece(expert * columns + piece.column, row, piece.width, piece.height)
     return _plain(np.ascontiguousarray(exact), place, rows, item.to)

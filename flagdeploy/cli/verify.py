@@ -39,7 +39,7 @@ def verify(
             "--sample",
             min=1,
             metavar="N",
-            help="Tensors to compute again, of every class some. Default: 64.",
+            help="Tensors to compute again, pieces of some of every class. Default: 64.",
         ),
     ] = None,
     everything: Annotated[

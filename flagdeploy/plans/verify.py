@@ -24,6 +24,8 @@ from flagdeploy.plans.recipes import Source, all_tensors, assemble
 from flagdeploy.plans.w4afp8 import ACT_SCALES
 
 _NUMBER = re.compile(r"\d+")
+# Dtype and shape.
+Kind = tuple[str, tuple[int, ...]]
 # Calibrated, not computed from the source.
 _INPUT_SCALE = ".input_scale"
 
@@ -67,29 +69,34 @@ def _odd_shapes(checkpoint: Verification) -> list[Finding]:
     """Shards with tensors of another dtype or shape than the same tensors of other layers have,
     when the size that the index states is that which the usual ones would give."""
     stated, found = checkpoint.index.total_size, checkpoint.data_bytes
-    if stated in (None, found):
+    if stated is None or stated == found or not checkpoint.ok:
         return []
-    places = [
-        (_NUMBER.sub("N", name), shard, tensor)
-        for shard, header in checkpoint.headers.items()
-        for name, tensor in header.tensors.items()
-    ]
-    kinds: defaultdict[str, Counter[tuple[str, tuple[int, ...]]]] = defaultdict(Counter)
-    for pattern, _, tensor in places:
-        kinds[pattern][tensor.dtype, tensor.shape] += 1
-    usual = {pattern: counter.most_common(1)[0][0] for pattern, counter in kinds.items()}
-    odd: defaultdict[str, list[str]] = defaultdict(list)
-    for pattern, shard, tensor in places:
-        if usual[pattern] != (tensor.dtype, tensor.shape):
-            found += tensor_bytes(*usual[pattern]) - tensor.nbytes
-            what = f"is {_kind(tensor)}, not {_text(*usual[pattern])} as elsewhere"
-            odd[shard].append(f"{tensor.name} {what}")
-    if found != stated:
-        return []
+    odd: dict[str, list[str]] = {}
+    gains: dict[str, int] = {}
+    for shard, tensor, usual in _odd_tensors(checkpoint):
+        what = f"{tensor.name} is {_kind(tensor)}, not {_text(*usual)} as in other layers"
+        odd.setdefault(shard, []).append(what)
+        gains[shard] = gains.get(shard, 0) + tensor_bytes(*usual) - tensor.nbytes
+    # All of them, or one: the others may be meant to be so.
+    guilty = [shard for shard, gain in gains.items() if gain == stated - found]
+    if sum(gains.values()) == stated - found:
+        guilty = list(odd)
     return [
-        Finding(shard, "foreign", f"of another revision: {lines[0]}{_more(len(lines))}")
-        for shard, lines in odd.items()
+        Finding(shard, "foreign", f"of another revision: {odd[shard][0]}{_more(len(odd[shard]))}")
+        for shard in guilty
     ]
+
+
+def _odd_tensors(checkpoint: Verification) -> Iterator[tuple[str, Tensor, Kind]]:
+    """Shard, tensor and usual kind of those that differ from most of other layers."""
+    kinds: defaultdict[str, Counter[Kind]] = defaultdict(Counter)
+    for name, tensor in all_tensors(checkpoint).items():
+        kinds[_NUMBER.sub("N", name, count=1)][tensor.dtype, tensor.shape] += 1
+    for shard, header in checkpoint.headers.items():
+        for name, tensor in header.tensors.items():
+            usual = kinds[_NUMBER.sub("N", name, count=1)].most_common(1)[0][0]
+            if usual != (tensor.dtype, tensor.shape):
+                yield shard, tensor, usual
 
 
 def _more(count: int) -> str:
@@ -217,7 +224,7 @@ def differing_tensors(expected: Expected, target: Verification) -> list[Finding]
 
 
 def tasks(expected: Expected, target: Verification, sample: int | None) -> Iterator[Task]:
-    """What to compare: everything, or `sample` tensors, spread evenly over the classes."""
+    """What to compare: everything, or pieces of `sample` tensors, of each class as many."""
     chosen = None if sample is None else _sample(expected, sample)
     stored = {
         name: Stored(file, header.data_start + tensor.begin, tensor)
@@ -233,7 +240,7 @@ def tasks(expected: Expected, target: Verification, sample: int | None) -> Itera
         for work, names in _outputs(job):
             wanted = chosen is None or not chosen.isdisjoint(names)
             if wanted and all(name in stored for name in names):
-                yield Task(work, tuple(stored[name] for name in names))
+                yield Task(work, tuple(stored[name] for name in names), chosen is not None)
 
 
 def _outputs(job: ShardJob) -> Iterator[tuple[Work | bytes, tuple[str, ...]]]:
