@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from flagdeploy.checkpoint.folder import list_files, read_json
 from flagdeploy.checkpoint.ownership import RECORD, UNFINISHED
@@ -34,12 +33,16 @@ def recorded(folder: Path) -> Recorded:
     """Read the records of `folder`; empty when there are none. Raises CheckpointError for a
     record that cannot be read."""
     if (folder / RECORD).is_file():
-        files = read_json(folder / RECORD).get("files", {})
-        # A size, or a size and a hash.
-        known = {
-            name: {"size": what} if type(what) is int else what for name, what in files.items()
-        }
-        return Recorded(RECORD, _field(known, "size"), _field(known, "sha256"))
+        sizes, digests = {}, {}
+        files = read_json(folder / RECORD).get("files")
+        for name, what in files.items() if isinstance(files, dict) else ():
+            # Dequant writes the size, pull size and hash.
+            size = what.get("size") if isinstance(what, dict) else what
+            if type(size) is int:
+                sizes[name] = size
+            if isinstance(what, dict) and type(what.get("sha256")) is str:
+                digests[name] = what["sha256"]
+        return Recorded(RECORD, sizes, _digests(digests))
     if folder.resolve().parent.name == "snapshots":
         links = {name: (folder / name).resolve().name for name in list_files(folder)}
         return Recorded("the Hugging Face cache", {}, _digests(links))
@@ -64,10 +67,6 @@ def check_recorded(
             what = f"has {found} bytes, {known.by} says {size}{of}"
             findings.append(Finding(name, kind, what))
     return findings
-
-
-def _field(files: Mapping[str, Any], key: str) -> dict[str, Any]:
-    return {name: what[key] for name, what in files.items() if key in what}
 
 
 def _downloaded(folder: Path) -> dict[str, str]:

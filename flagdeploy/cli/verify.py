@@ -19,7 +19,8 @@ def verify(
     hashes: Annotated[
         bool,
         typer.Option(
-            "--hashes", help="Read all data: every file against the hash that pull recorded."
+            "--hashes",
+            help="Read all data: every file against the hash recorded by pull or huggingface_hub.",
         ),
     ] = False,
     nan: Annotated[

@@ -378,6 +378,21 @@ def test_the_published_conversion_to_bf16(tmp_path: Path) -> None:
     assert all(each.identical for each in result.against.classes)
 
 
+def test_the_bits_of_a_nan_matter_only_where_flagdeploy_wrote_them(tmp_path: Path) -> None:
+    layout = deepseek()
+    layout.shards[SECOND][PROJECTION].view(torch.uint8)[5, 6] = 0x7F
+    source = layout.write(tmp_path / "R1")
+    folder = dequant(source, "bf16").folder
+    path, start = place(folder, PROJECTION)
+    flip(path, start + 2 * (5 * 384 + 6), 0x3F)
+    assert [str(finding) for finding in verify(folder, source, sample=None).findings] == [
+        f"{SECOND}: differs: {PROJECTION}: 1 of 76800 elements, the first at [5, 6]: "
+        "0x7fff, not 0x7fc0"
+    ]
+    (folder / "flagdeploy.json").unlink()
+    assert verify(folder, source, sample=None).ok
+
+
 def published_w4afp8(folder: Path, layout: Layout) -> Path:
     """As TensorRT-LLM's script writes it: shards from zero, activation scales beside the index."""
     folder.mkdir()
