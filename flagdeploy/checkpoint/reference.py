@@ -212,15 +212,15 @@ def _power(exponents: Array) -> Array:
 
 
 def _decode_int4(item: DecodeInt4, piece: Piece, source: OpenFolder) -> Made:
-    columns = item.shape[1]
+    columns, vllm = item.shape[1], item.layout == "vllm"
     halved = Piece(piece.row, piece.column // 2, piece.height, piece.width // 2)
     packed = source.rectangle(item.source.file, item.source.offset, np.uint8, halved, columns // 2)
     grouped = Piece(piece.row, piece.column // GROUP, piece.height, piece.width // GROUP)
-    scales = source.rectangle(
-        item.scale.file, item.scale.offset, np.uint32, grouped, columns // GROUP
-    )
-    numbers = _numbers(packed, offset=False).reshape(*scales.shape, GROUP)
-    exact = numbers * plain_values(scales, "fp32")[..., None]
+    unit = np.uint16 if vllm else np.uint32
+    extent = item.scale
+    scales = source.rectangle(extent.file, extent.offset, unit, grouped, columns // GROUP)
+    numbers = _numbers(packed, vllm).reshape(*scales.shape, GROUP)
+    exact = numbers * plain_values(scales, "bf16" if vllm else "fp32")[..., None]
     return _plain(exact.reshape(piece.height, -1), piece, columns, item.to)
 
 

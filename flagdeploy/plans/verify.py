@@ -184,9 +184,9 @@ def _plain_target(
 ) -> str | None:
     """The target that the tensors have which were quantized; most others are BF16 in any case."""
     quantized = (
-        name.removesuffix("_blocks")
+        name.removesuffix("_blocks").removesuffix("_packed")
         for name, tensor in sources.items()
-        if tensor.dtype in ("F8_E4M3", "I8") or name.endswith("_blocks")
+        if tensor.dtype in ("F8_E4M3", "I8") or name.endswith(("_blocks", "_packed"))
     )
     dtypes = Counter(targets[name].dtype for name in quantized if name in targets)
     names = {dtype: name for name, dtype in TARGETS.items()}
@@ -208,6 +208,8 @@ def _lacks_mtp(source: Verification, targets: Mapping[str, Tensor]) -> bool:
 def differing_tensors(expected: Expected, target: Verification) -> list[Finding]:
     """Tensors that are missing, of another dtype or shape, or too many."""
     found = {name: (file, t) for file, h in target.headers.items() for name, t in h.tensors.items()}
+    shards = target.index.shards
+    index = INDEX if len(shards) > 1 else shards[0]
     findings = []
     for name, (dtype, shape, _) in expected.tensors.items():
         if name in found:
@@ -216,7 +218,7 @@ def differing_tensors(expected: Expected, target: Verification) -> list[Finding]
                 what = f"is {_kind(tensor)}, not {_text(dtype, shape)}"
                 findings.append(Finding(file, "shape", what, name))
         elif name not in target.index.weight_map:  # else its shard was named already
-            findings.append(Finding(INDEX, "missing", "the source makes it", name))
+            findings.append(Finding(index, "missing", "the source makes it", name))
     for name, (file, _) in found.items():
         if name not in expected.tensors and not name.endswith(_INPUT_SCALE):
             findings.append(Finding(file, "extra", "nothing of the source makes it", name))

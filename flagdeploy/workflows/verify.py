@@ -10,12 +10,13 @@ from flagdeploy.checkpoint.act_scales import read_act_scales
 from flagdeploy.checkpoint.comparison import ClassError, Task, compare
 from flagdeploy.checkpoint.folder import inside, read_json
 from flagdeploy.checkpoint.hashes import read_data
-from flagdeploy.checkpoint.ownership import RECORD
+from flagdeploy.checkpoint.index import INDEX
+from flagdeploy.checkpoint.ownership import RECORD, UNFINISHED
 from flagdeploy.checkpoint.reading import OpenFolder
 from flagdeploy.checkpoint.recorded import Recorded, check_recorded, recorded
 from flagdeploy.checkpoint.verify import Finding, Verification
 from flagdeploy.checkpoint.verify import verify as read_headers
-from flagdeploy.errors import UsageError
+from flagdeploy.errors import CheckpointError, UsageError
 from flagdeploy.plans.verify import (
     differing_tensors,
     expected_of,
@@ -117,8 +118,8 @@ def verify(
     folder that this one is a conversion (by whatever tool) or a copy of: `sample` of its tensors,
     or with None all, are computed again in double precision.
 
-    Raises CheckpointError when there is no checkpoint, when `against` is damaged or no conversion
-    leads from it to this one, UsageError when no hash is known.
+    Raises CheckpointError when there is no checkpoint, or not yet, when `against` is damaged or no
+    conversion leads from it to this one; UsageError when no hash is known.
     """
     folder = Path(checkpoint)
     threads = workers or min(16, len(os.sched_getaffinity(0)))
@@ -127,6 +128,11 @@ def verify(
         raise UsageError(
             f"--hashes: no hash is known of any file in {folder}",
             "pull records them; a conversion is computed again with --against SOURCE",
+        )
+    if (folder / UNFINISHED).is_file() and not (folder / INDEX).is_file():
+        raise CheckpointError(
+            f"{folder}: is not complete: a pull or dequant into it was interrupted",
+            "the same command again goes on where it was",
         )
     headers = read_headers(folder)
     findings = [*headers.findings, *shape_findings(headers)]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from checkpoint.deepseek_layout import Layout
+from checkpoint.published_w4afp8 import pack, pack_for_compressed_tensors
 from flagdeploy.checkpoint.comparison import Error, Place, any_piece, compare_piece, pieces
 from flagdeploy.checkpoint.jobs import Copy, Dequantize, Extent
 from flagdeploy.checkpoint.quantize_jobs import DecodeInt4, DecodeMxfp4, QuantizeFp8, QuantizeInt4
@@ -61,6 +62,22 @@ def test_exact_products(tmp_path: Path) -> None:
     item = Dequantize("w", *where, "F32", (300, 200), (128, 128), "bf16", 0)
     full = scales.double().repeat_interleave(128, 0).repeat_interleave(128, 1)[:300, :200]
     assert np.array_equal(whole(item, tmp_path), (codes.double() * full).numpy().reshape(-1))
+
+
+@pytest.mark.parametrize("layout", ["trtllm", "vllm"])
+def test_exact_values_of_packed_integers(tmp_path: Path, layout: str) -> None:
+    torch.manual_seed(0)
+    numbers = torch.randint(-8, 8, (3, 256), dtype=torch.int8)
+    scales = torch.rand(3, 2)
+    packed = pack(numbers)
+    if layout == "vllm":
+        packed, scales = pack_for_compressed_tensors(numbers), scales.bfloat16()
+    content = packed.view(torch.uint8).numpy().tobytes()
+    (tmp_path / "x").write_bytes(content + scales.view(torch.uint8).numpy().tobytes())
+    where = Extent("x", 0, 384), Extent("x", 384, 0)
+    item = DecodeInt4("w", *where, (3, 256), "bf16", 0, layout)
+    exact = numbers.double() * scales.double().repeat_interleave(128, dim=1)
+    assert np.array_equal(whole(item, tmp_path), exact.numpy().reshape(-1))
 
 
 def test_error_is_that_of_torch(tmp_path: Path) -> None:

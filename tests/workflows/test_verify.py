@@ -442,9 +442,9 @@ def test_tensors_that_are_missing_too_many_or_of_another_shape(tmp_path: Path) -
     (folder / INDEX).unlink()
     result = verify(folder, source, sample=None)
     assert sorted(map(str, result.findings)) == [
-        f"{INDEX}: missing: {NORM}: the source makes it",
         "model.safetensors: extra: model.layers.0.self_attn.q_a_proj.weight_scale_inv: nothing of "
         "the source makes it",
+        f"model.safetensors: missing: {NORM}: the source makes it",
         "model.safetensors: shape: model.embed_tokens.weight: is F16 [64, 200], not BF16 [64, 200]",
         f"model.safetensors: shape: {PROJECTION}: is BF16 [200, 200], not BF16 [200, 384]",
     ]
@@ -520,6 +520,17 @@ def test_what_cannot_be_asked(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"problem\(s\) in the checkpoint"):
         (source / SECOND).unlink()
         verify(other, source)
+
+
+def test_what_is_not_complete_yet(tmp_path: Path) -> None:
+    folder = deepseek().write(tmp_path / "R1")
+    (folder / ".flagdeploy-unfinished.json").write_text("{}")
+    (folder / INDEX).unlink()
+    with pytest.raises(CheckpointError) as caught:
+        verify(folder)
+    assert str(caught.value) == (
+        f"{folder}: is not complete: a pull or dequant into it was interrupted"
+    )
 
 
 def test_shards_without_a_known_hash_are_noted(tmp_path: Path) -> None:
