@@ -4,8 +4,9 @@ import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from flagdeploy.checkpoint.comparison import any_piece, compare_piece, places_of
+from flagdeploy.checkpoint.comparison import compare_piece, places_of
 from flagdeploy.checkpoint.jobs import ShardJob
+from flagdeploy.checkpoint.pieces import any_piece
 from flagdeploy.checkpoint.reading import OpenFolder
 
 _SAMPLES = 32

@@ -5,8 +5,9 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from flagdeploy.checkpoint.comparison import Error, any_piece, compare_piece, places_of
+from flagdeploy.checkpoint.comparison import Error, compare_piece, places_of
 from flagdeploy.checkpoint.jobs import ShardJob
+from flagdeploy.checkpoint.pieces import any_piece
 from flagdeploy.checkpoint.quantize_jobs import QuantizeFp8, QuantizeInt4
 from flagdeploy.checkpoint.reading import OpenFolder
 from flagdeploy.checkpoint.tensor_class import tensor_class

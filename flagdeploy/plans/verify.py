@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
-from flagdeploy.checkpoint.comparison import Stored, Task, places_of
+from flagdeploy.checkpoint.against import Stored, Task
+from flagdeploy.checkpoint.comparison import places_of
 from flagdeploy.checkpoint.formats import SCALE, Format, recognise
 from flagdeploy.checkpoint.fp8 import TARGETS
 from flagdeploy.checkpoint.index import INDEX

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flagdeploy.checkpoint.act_scales import read_act_scales
-from flagdeploy.checkpoint.comparison import ClassError, Task, compare
+from flagdeploy.checkpoint.against import ClassError, Task, compare
 from flagdeploy.checkpoint.folder import inside, read_json
 from flagdeploy.checkpoint.hashes import read_data
 from flagdeploy.checkpoint.index import INDEX

@@ -19,9 +19,10 @@ from pathlib import Path
 import deepseek_checkpoint
 import numpy as np
 
-from flagdeploy.checkpoint.comparison import Place, compare_piece, pieces
+from flagdeploy.checkpoint.comparison import Place, compare_piece
 from flagdeploy.checkpoint.jobs import Dequantize, Extent
 from flagdeploy.checkpoint.nonfinite import not_finite
+from flagdeploy.checkpoint.pieces import pieces
 from flagdeploy.checkpoint.reading import OpenFolder
 
 SHARDS = 163

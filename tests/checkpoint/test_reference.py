@@ -13,8 +13,9 @@ from hypothesis.extra import numpy as npst
 
 from checkpoint.deepseek_layout import Layout
 from checkpoint.published_w4afp8 import pack, pack_for_compressed_tensors
-from flagdeploy.checkpoint.comparison import Error, Place, any_piece, compare_piece, pieces
+from flagdeploy.checkpoint.comparison import Error, Place, compare_piece
 from flagdeploy.checkpoint.jobs import Copy, Dequantize, Extent
+from flagdeploy.checkpoint.pieces import any_piece, pieces
 from flagdeploy.checkpoint.quantize_jobs import DecodeInt4, DecodeMxfp4, QuantizeFp8, QuantizeInt4
 from flagdeploy.checkpoint.reading import OpenFolder, Piece
 from flagdeploy.checkpoint.reference import _nearest_e4m3, recompute
