@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from safetensors.torch import save_file
@@ -46,6 +46,7 @@ def test_every_code(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", WIDE)
+@settings(deadline=None)
 @given(data=st.data())
 def test_wide_formats(dtype: str, data: st.DataObject) -> None:
     values = data.draw(npst.arrays(WIDE[dtype], st.integers(0, 20)))

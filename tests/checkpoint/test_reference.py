@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
@@ -22,6 +22,7 @@ from flagdeploy.checkpoint.reference import _nearest_e4m3, recompute
 from flagdeploy.errors import CheckpointError
 
 
+@settings(deadline=None)
 @given(
     npst.arrays(
         np.float32,
@@ -153,6 +154,7 @@ def test_pieces_cover_a_tensor_once(item: object) -> None:
     assert (seen == 1).all()
 
 
+@settings(deadline=None)
 @given(seed=st.randoms(use_true_random=False), item=st.sampled_from(ITEMS))
 def test_samples_lie_inside(seed: object, item: object) -> None:
     piece = any_piece(item, seed)  # type: ignore[arg-type]

@@ -129,7 +129,7 @@ def test_samples_hold_something_of_every_class(route: tuple[str, Path, Path]) ->
 
 @settings(max_examples=8, deadline=None)
 @given(chance=st.randoms(use_true_random=False), bit=st.integers(0, 7))
-def test_any_bit_of_a_conversion_is_missed(
+def test_no_bit_of_a_conversion_changes_unnoticed(
     route: tuple[str, Path, Path], chance: random.Random, bit: int
 ) -> None:
     _, source, folder = route
