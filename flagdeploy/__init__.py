@@ -5,6 +5,7 @@ The verbs of the command line are functions of this package, loaded on first use
 
     flagdeploy.pull("deepseek-ai/DeepSeek-R1", to="/models/DeepSeek-R1")
     flagdeploy.dequant("/models/DeepSeek-R1", "bf16")
+    flagdeploy.verify("/models/DeepSeek-R1-bf16", "/models/DeepSeek-R1").ok
     print(flagdeploy.plan("deepseek_r1", "sglang_mtp_h200"))
     flagdeploy.serve("deepseek_r1", overrides=["limits.max_num_seqs=64"])
     flagdeploy.compare("deepseek_r1", "h100").verdict
@@ -27,9 +28,21 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time `__getattr_
     from flagdeploy.workflows.serve import serve
     from flagdeploy.workflows.status import status
     from flagdeploy.workflows.stop import stop
+    from flagdeploy.workflows.verify import verify
 
 __version__ = "0.1.0"
-__all__ = ["calibrate", "compare", "dequant", "logs", "plan", "pull", "serve", "status", "stop"]
+__all__ = [
+    "calibrate",
+    "compare",
+    "dequant",
+    "logs",
+    "plan",
+    "pull",
+    "serve",
+    "status",
+    "stop",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

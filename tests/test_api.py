@@ -14,7 +14,18 @@ import flagdeploy
 from flagdeploy.errors import ConfigError, FlagdeployError
 
 ROOT = Path(__file__).parent.parent
-VERBS = ["calibrate", "compare", "dequant", "logs", "plan", "pull", "serve", "status", "stop"]
+VERBS = [
+    "calibrate",
+    "compare",
+    "dequant",
+    "logs",
+    "plan",
+    "pull",
+    "serve",
+    "status",
+    "stop",
+    "verify",
+]
 
 
 def test_the_package_offers_the_verbs() -> None:

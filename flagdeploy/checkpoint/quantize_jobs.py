@@ -45,7 +45,8 @@ class QuantizeInt4:
 
 @dataclass(frozen=True, slots=True)
 class DecodeInt4:
-    """Packed INT4 (two's complement) of `shape` (rows, columns) that goes as `to` to byte `at`."""
+    """Packed INT4 of `shape` (rows, columns) that goes as `to` to byte `at`; for `layout` see
+    QuantizeInt4."""
 
     name: str
     source: Extent
@@ -53,6 +54,7 @@ class DecodeInt4:
     shape: tuple[int, int]
     to: str
     at: int
+    layout: str = "trtllm"
 
     @property
     def reads(self) -> tuple[Extent, ...]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flagdeploy.checkpoint import mxfp4
-from flagdeploy.checkpoint.fp8 import itemsize, nonfinite, round_product
+from flagdeploy.checkpoint.fp8 import decode_scales, itemsize, nonfinite, round_product
 from flagdeploy.checkpoint.fp8_encode import BLOCK, quantize_blocks
 from flagdeploy.checkpoint.int4 import GROUP, bf16_to_fp32, unpack
 from flagdeploy.checkpoint.jobs import TILE_BYTES, Extent, Tile
@@ -72,11 +72,14 @@ def _decode_int4(shard: "OpenShard", item: DecodeInt4, tile: Tile, scratch: "Scr
     extent = Extent(item.source.file, item.source.offset + tile.start, tile.nbytes)
     packed = shard.read(extent, scratch.get("raw", tile.nbytes))
     groups = tile.nbytes * 2 // GROUP
-    first = item.scale.offset + tile.start * 2 // GROUP * 4
-    raw = shard.read(Extent(item.scale.file, first, groups * 4), scratch.get("scale", groups * 4))
-    values = unpack(packed.reshape(groups, -1)).astype(np.float32)
+    vllm = item.layout == "vllm"
+    dtype, size = ("BF16", 2) if vllm else ("F32", 4)
+    first = item.scale.offset + tile.start * 2 // GROUP * size
+    extent = Extent(item.scale.file, first, groups * size)
+    scales = decode_scales(shard.read(extent, scratch.get("scale", groups * size)), dtype)
+    values = unpack(packed.reshape(groups, -1), offset=vllm).astype(np.float32)
     with np.errstate(all="ignore"):
-        values *= raw.view(np.float32)[:, None]
+        values *= scales[:, None]
     result = round_product(values, item.to)
     shard.put(result, item.at + tile.at)
     return nonfinite(result, item.to)

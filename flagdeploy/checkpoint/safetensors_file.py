@@ -88,6 +88,15 @@ def tensor_bytes(dtype: str, shape: Iterable[int]) -> int:
     return -(-math.prod(shape) * DTYPE_BITS[dtype] // 8)
 
 
+def place(index: int, shape: Iterable[int]) -> list[int]:
+    """The coordinates of element `index` (row-major) of a tensor."""
+    coordinates = []
+    for size in reversed(tuple(shape)):
+        index, coordinate = divmod(index, size)
+        coordinates.append(coordinate)
+    return coordinates[::-1]
+
+
 def read_header(path: Path) -> Header:
     """Read and check the header of one file; at most `MAX_HEADER_BYTES` of it are ever read.
 

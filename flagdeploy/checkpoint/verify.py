@@ -19,15 +19,20 @@ TOKENIZERS = (
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing wrong: `kind` says which: missing, torn, header, swapped, foreign, duplicate,
-    changed or side file."""
+    """One thing wrong with a file, or with one `tensor` of it. `kind` says which:
+
+    missing, torn, header, unreadable, unfinished, side file; swapped (what belongs elsewhere),
+    foreign (of another revision), duplicate, changed (other bytes than recorded); scale (does not
+    fit its weight), not finite (NaN, infinities); against a source: shape, differs, extra.
+    """
 
     file: str
     kind: str
     what: str
+    tensor: str = ""
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.kind}: {self.what}"
+        return ": ".join(filter(None, (self.file, self.kind, self.tensor, self.what)))
 
 
 @dataclass(frozen=True)

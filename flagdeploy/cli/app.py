@@ -21,6 +21,7 @@ from flagdeploy.cli import (
     serve,
     status,
     stop,
+    verify,
 )
 from flagdeploy.cli.output import out
 from flagdeploy.errors import FlagdeployError
@@ -95,6 +96,7 @@ for command in (
     pull.pull,
     dequant.dequant,
     calibrate.calibrate,
+    verify.verify,
     serve.serve,
     serve.plan,
     status.status,

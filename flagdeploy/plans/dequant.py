@@ -175,6 +175,24 @@ def _require_fp8_block(checkpoint: Verification, found: Format, to: str) -> tupl
 def check_pairs(
     checkpoint: Verification, tensors: Mapping[str, Tensor], block: tuple[int, int]
 ) -> None:
+    """Raise CheckpointError naming FP8 tensors without a fitting scale and scales without one."""
+    problems = [
+        f"{shard}: {name}: {what}"
+        for shard, name, what in pair_problems(checkpoint, tensors, block)
+    ]
+    if problems:
+        more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+        lines = "\n  ".join(problems[:_SHOWN] + more)
+        raise CheckpointError(
+            f"{checkpoint.index.folder}: tensors and scales do not match:\n  {lines}",
+            "the checkpoint is incomplete or of another layout; flagdeploy pull fetches it again",
+        )
+
+
+def pair_problems(
+    checkpoint: Verification, tensors: Mapping[str, Tensor], block: tuple[int, int]
+) -> list[tuple[str, str, str]]:
+    """(shard, tensor, what) for each FP8 tensor without a fitting scale, and scale without one."""
     weights = [tensor for tensor in tensors.values() if tensor.dtype == "F8_E4M3"]
     scales = [tensors.get(tensor.name + SCALE) for tensor in weights]
     # 45,000 pairs have some ten shapes; one scale more than weights is one without its weight.
@@ -182,10 +200,9 @@ def check_pairs(
     shapes = {(w.shape, s and (s.dtype, s.shape)): (w, s) for w, s in pairs}
     fit = not any(_scale_problem(*pair, block) for pair in shapes.values())
     if fit and sum(name.endswith(SCALE) for name in tensors) == len(weights):
-        return
+        return []
     problems = []
     for name, tensor in tensors.items():
-        shard = checkpoint.index.weight_map[name]
         if tensor.dtype == "F8_E4M3":
             problem = _scale_problem(tensor, tensors.get(name + SCALE), block)
         elif name.endswith(SCALE):
@@ -196,14 +213,8 @@ def check_pairs(
         else:
             continue
         if problem:
-            problems.append(f"{shard}: {name}: {problem}")
-    if problems:
-        more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
-        lines = "\n  ".join(problems[:_SHOWN] + more)
-        raise CheckpointError(
-            f"{checkpoint.index.folder}: tensors and scales do not match:\n  {lines}",
-            "the checkpoint is incomplete or of another layout; flagdeploy pull fetches it again",
-        )
+            problems.append((checkpoint.index.weight_map[name], name, problem))
+    return problems
 
 
 def _scale_problem(tensor: Tensor, scale: Tensor | None, block: tuple[int, int]) -> str | None:

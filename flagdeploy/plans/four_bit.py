@@ -19,7 +19,7 @@ from flagdeploy.plans.dequant import check_pairs, plain_config, plain_note, with
 from flagdeploy.plans.recipes import Recipe, Source, all_tensors, assemble, refuse_all
 
 _BLOCKS, _SCALES = "_blocks", "_scales"
-_FP8_BLOCK = (128, 128)
+FP8_BLOCK = (128, 128)
 _HINT = "the checkpoint is incomplete or of another layout; flagdeploy pull fetches it again"
 
 
@@ -37,14 +37,8 @@ def plan_four_bit(
     """
     tensors = all_tensors(checkpoint)
     if found.name == "w4afp8":
-        int4 = {name for name, tensor in tensors.items() if tensor.dtype == "I8"}
-        problems = [p for name in sorted(int4) if (p := _int4_problem(tensors, name))]
-        others = {n: t for n, t in tensors.items() if n.removesuffix(SCALE) not in int4}
-        check_pairs(checkpoint, others, _FP8_BLOCK)
-    else:
-        names = sorted(name for name in tensors if name.endswith((_BLOCKS, _SCALES)))
-        problems = [p for name in names if (p := _mxfp4_problem(tensors, name))]
-        problems += [] if names else [f"there is no tensor named ...{_BLOCKS}"]
+        check_pairs(checkpoint, without_int4(tensors), FP8_BLOCK)
+    problems = four_bit_problems(tensors, found)
     refuse_all(checkpoint, "tensors and scales do not match", problems, _HINT)
     source = Source(checkpoint, without_mtp(checkpoint, tensors) if drop_mtp else tensors)
     config = plain_config(checkpoint.config, to, drop_mtp)
@@ -60,6 +54,22 @@ def plan_four_bit(
         [drop_mtp],
         config_note=note,
     )
+
+
+def without_int4(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of W4AFP8 besides packed experts and their scales."""
+    int4 = {name for name, tensor in tensors.items() if tensor.dtype == "I8"}
+    return {n: t for n, t in tensors.items() if n.removesuffix(SCALE) not in int4}
+
+
+def four_bit_problems(tensors: Mapping[str, Tensor], found: Format) -> list[str]:
+    """``TENSOR: what`` for each four-bit tensor (``mxfp4``, ``w4afp8``) without fitting scales."""
+    if found.name == "w4afp8":
+        int4 = sorted(name for name, tensor in tensors.items() if tensor.dtype == "I8")
+        return [problem for name in int4 if (problem := _int4_problem(tensors, name))]
+    names = sorted(name for name in tensors if name.endswith((_BLOCKS, _SCALES)))
+    problems = [problem for name in names if (problem := _mxfp4_problem(tensors, name))]
+    return problems if names else [f"there is no tensor named ...{_BLOCKS}"]
 
 
 def _recipes(source: Source, name: str, to: str) -> list[Recipe]:
@@ -80,7 +90,7 @@ def _recipes(source: Source, name: str, to: str) -> list[Recipe]:
         return [Recipe(target, lambda at: DecodeInt4(name, *pair, shape, to, at[name]))]
     if tensor.dtype == "F8_E4M3":
         kind = {name: (TARGETS[to], tensor.shape)}
-        return [Recipe(kind, lambda at: source.dequantize(name, _FP8_BLOCK, to, at[name]))]
+        return [Recipe(kind, lambda at: source.dequantize(name, FP8_BLOCK, to, at[name]))]
     return [source.copied(name)]
 
 

@@ -172,3 +172,22 @@ def test_hashes(folder: Path) -> None:
         Finding("nothing", "missing", "the source has it, the folder lacks it"),
     )
     assert sum(counted) == len(content) + 2 + (folder / "config.json").stat().st_size
+
+
+def test_files_interchanged_are_told_from_changed_ones(folder: Path) -> None:
+    """Both have the other's hash."""
+    names = (FIRST, "config.json", "tokenizer.json")
+    known = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    (folder / "x").write_bytes((folder / "config.json").read_bytes())
+    (folder / "config.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    (folder / "tokenizer.json").write_bytes((folder / "x").read_bytes())
+    _, found = check_hashes(folder, known, lambda count: None, workers=2)
+    assert [str(finding) for finding in found] == [
+        "config.json: swapped: holds what the source has as tokenizer.json",
+        "tokenizer.json: swapped: holds what the source has as config.json",
+    ]
+
+
+def test_a_finding_about_a_tensor_names_it() -> None:
+    finding = Finding("a.safetensors", "not finite", "1 NaN", "model.norm.weight")
+    assert str(finding) == "a.safetensors: not finite: model.norm.weight: 1 NaN"

@@ -77,7 +77,8 @@ def test_w4afp8_for_trtllm(tmp_path: Path, layout: Layout) -> None:
     ]
     config = json.loads((result.folder / "config.json").read_text())
     assert "quantization_config" not in config
-    assert result.error.keys() == {"down_proj", "gate_proj", "up_proj"}
+    kinds = ("down_proj", "gate_proj", "up_proj")
+    assert list(result.error) == [f"routed experts {kind}" for kind in kinds]
     # Rounding uniformly to fifteen steps between the extremes of 128 normal values.
     assert all(0.05 < error < 0.15 for error in result.error.values())
     assert json.loads((result.folder / RECORD).read_text())["error"] == result.error
