@@ -1,0 +1,14 @@
+"""Graders: from a reply and a gold answer to a Grade.
+
+::
+
+    plain/     one rule per shape of a benchmark folder (gsm8k, mmlu, aime), in process
+    mlperf/    the MLPerf Inference reference, rule by rule, quirks included
+    lenient/   what a fair reader accepts: math-verify, a tolerant letter and number reader
+    grader.py  both of them for one reply, and whether they differ
+
+Which shapes run where: letters, numbers, integers and the finding of a box or a code block are
+regular expressions whose repetitions never overlap (possessive where they could), so their time
+is linear in the reply and they run in process. Mathematics (sympy) has no such bound and runs in
+the processes of pool.py. Generated code is never run here: code.py describes a container for it.
+"""
