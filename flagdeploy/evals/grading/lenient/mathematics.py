@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flagdeploy.evals.grading.mlperf import hendrycks
+from flagdeploy.evals.grading.mlperf import prm800k
 from flagdeploy.evals.grading.replies import last_boxed
 
 LONGEST_LINE = 2000
@@ -20,8 +20,8 @@ def read_mathematics(text: str) -> str | None:
 
 
 def same_mathematics(given: str, gold: str) -> bool:
-    """Whether math-verify finds `given` to be `gold`; the order of the two matters to it."""
-    if hendrycks.normalized(given) == hendrycks.normalized(gold):
+    """What MLPerf's rule accepts, and what math-verify does (the order matters to it)."""
+    if prm800k.same_answer(given, gold):
         return True
     from math_verify import parse, verify
 
