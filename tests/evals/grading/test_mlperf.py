@@ -1,12 +1,15 @@
 """The MLPerf reference's parsers and scores, case by case."""
 
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from evals.grading.cases import HOSTILE, REPLIES, cases
 from flagdeploy.errors import EvalError
+from flagdeploy.evals.grading.mlperf.choice import last_answer, last_letter
 from flagdeploy.evals.grading.mlperf.references import (
     REFERENCES,
     REPEATS,
@@ -78,6 +81,26 @@ def test_no_reply_breaks_a_parser(rule: Any, reply: str) -> None:
     prediction = rule.read(cleaned(reply))
     if prediction is not None and callable(rule.equal):
         assert rule.equal(prediction, "5") in (True, False)
+
+
+@given(
+    st.lists(
+        st.sampled_from(["ANSWER", "Answer", "FINAL", "final ", *"  \n:=()ABCDIJbi\u0131\u0130.x_"])
+    )
+)
+@pytest.mark.parametrize("last", "DJ")
+def test_the_fast_pattern_finds_what_the_rule_says(last: str, words: list[str]) -> None:
+    text = "".join(words)
+    rule = (  # as eval_accuracy.py writes it: the last match, upper case
+        r"\b(?:ANSWER|FINAL\s*ANSWER)\b\s*[:=]?\s*(?:\(?\s*"
+        rf"([A-{last}])\s*\)?)(?:\s*$|[^A-Za-z])"
+    )
+    for pattern, found in (
+        (rule, last_answer(text, last)),
+        (rf"\b([A-{last}])\b", last_letter(text, last)),
+    ):
+        letters = re.findall(pattern, text, re.IGNORECASE)
+        assert found == (letters[-1].upper() if letters else None)
 
 
 @pytest.mark.timeout(60)

@@ -2,6 +2,8 @@
 
 Source: language/deepseek-r1/eval_accuracy.py `parse_multiple_choice`. Repetitions are possessive
 here: whitespace can stand in one place only, so the matches are the same and the time is linear.
+And a pattern starts with a plain set of characters and looks back from behind it: `re` finds
+those thirty times as fast as a word boundary that ignores case, which tells on long thoughts.
 """
 
 import re
@@ -44,12 +46,13 @@ def _last(pattern: re.Pattern[str], text: str) -> str | None:
 @cache
 def _answer_pattern(last_option: str) -> re.Pattern[str]:
     return re.compile(
-        r"\b(?:ANSWER|FINAL\s*+ANSWER)\b\s*+(?:[:=]\s*+)?(?:\(\s*+)?"
-        rf"([A-{last_option}])(?=[^A-Za-z]|$)",
-        re.IGNORECASE,
+        r"[Aa](?i:NSWER)\b(?:(?<=\b.{6})|(?<=\b(?i:FINAL).{6}))\s*+(?:[:=]\s*+)?(?:\(\s*+)?"
+        rf"((?i:[A-{last_option}]))(?i:(?=[^A-Za-z])|$)"
     )
 
 
 @cache
 def _letter_pattern(last_option: str) -> re.Pattern[str]:
-    return re.compile(rf"\b([A-{last_option}])\b", re.IGNORECASE)
+    small = last_option.lower()
+    dotted = "\u0130\u0131" if last_option >= "I" else ""  # what else is an I in either case
+    return re.compile(rf"([A-{last_option}a-{small}{dotted}])(?<=\b.)\b")

@@ -62,4 +62,4 @@ def _opening(last_option: str) -> re.Pattern[str]:
 
 @cache
 def _first_answer(last_option: str) -> re.Pattern[str]:
-    return re.compile(rf"\bAnswer\s*+(?:[:.]\s*+)?([A-{last_option}])\b", re.IGNORECASE)
+    return re.compile(rf"[Aa](?i:nswer)(?<=\b.{{6}})\s*+(?:[:.]\s*+)?((?i:[A-{last_option}]))\b")

@@ -4,7 +4,7 @@ import re
 
 PATTERNS = (
     re.compile(r"\\boxed\{\s*+(\d++)\s*+\}"),
-    re.compile(r"Answer:\s*+(\d++)(?!\.)\b", re.IGNORECASE),
+    re.compile(r"[Aa](?i:nswer):\s*+(\d++)(?!\.)\b"),
 )
 
 
