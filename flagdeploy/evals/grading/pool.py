@@ -36,6 +36,7 @@ class Pool:
     """
 
     def __init__(self, workers: int = 2, cpu_seconds: float = 5.0, memory: int = 2 << 30) -> None:
+        self.workers = workers
         self.cpu_seconds = cpu_seconds
         self.memory = memory
         self.started = 0
@@ -66,12 +67,11 @@ class Pool:
         return found
 
     def close(self) -> None:
-        """End every idle process."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                worker = self._idle.get_nowait()
-                if worker is not None:
-                    worker.end()
+        """End the processes, each as soon as it is idle; a later comparison starts new ones."""
+        for worker in [self._idle.get() for _ in range(self.workers)]:
+            if worker is not None:
+                worker.end()
+            self._idle.put(None)
 
     def _start(self) -> "_Worker":
         with self._lock:
@@ -119,7 +119,6 @@ class _Worker:
 
     def end(self) -> None:
         self.dead = True
-        # Politely first: an end of input is what an idle one waits for.
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with contextlib.suppress(OSError):

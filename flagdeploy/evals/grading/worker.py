@@ -23,12 +23,12 @@ def main() -> None:
     cpu_seconds, most_bytes = float(sys.argv[1]), int(sys.argv[2])
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no answer
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # it would be written at every timeout
     missing = _missing()
     _say(answers, missing)
     if missing:
         return
-    resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
+    _limit(resource.RLIMIT_AS, most_bytes)
     compare = _comparisons()
     for line in sys.stdin:
         with _processor_time(cpu_seconds):
@@ -70,10 +70,17 @@ def _verdict(compare: dict[str, Callable[[str, str], bool]], job: dict[str, str]
 @contextlib.contextmanager
 def _processor_time(seconds: float) -> Any:
     """The kernel's limit on this process's processor time, `seconds` (rounded up) from now."""
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time() + seconds), hard))
+    _limit(resource.RLIMIT_CPU, math.ceil(time.process_time() + seconds))
     yield
-    resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))
+    _limit(resource.RLIMIT_CPU, resource.RLIM_INFINITY)
+
+
+def _limit(what: int, value: int) -> None:
+    """The soft limit, as far as the hard one lets it."""
+    _, hard = resource.getrlimit(what)
+    if hard != resource.RLIM_INFINITY:
+        value = hard if value == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(what, (value, hard))
 
 
 if __name__ == "__main__":
