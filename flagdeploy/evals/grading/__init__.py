@@ -12,6 +12,6 @@
 Which shapes run where: letters, numbers, integers and the finding of a box or a code block are
 regular expressions whose repetitions never overlap (possessive where they could), so their time
 is linear in the reply and they run in process. Mathematics (sympy) has no such bound and runs in
-the processes of pool.py. Generated code is never run here: code_job.py describes a container for it, and
-workflows/grade_code.py runs that.
+the processes of pool.py. Generated code is never run here: code_job.py describes a container for
+it, and workflows/grade_code.py runs that.
 """
