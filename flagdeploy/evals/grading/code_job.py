@@ -7,7 +7,7 @@ run beside the program and can be forged: that is HumanEval's design.)
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def describe(
             File(f"{INBOX}/run_tests.py", RUNNER.read_text(encoding="utf-8")),
             File(f"{INBOX}/job.json", json.dumps(content)),
         ),
-        mounts=tuple(mounts),
+        mounts=tuple(replace(mount, read_only=True) for mount in mounts),
         # The hard end, should nobody be left to stop it.
         ulimits={"cpu": int(job.patience) + 1, "nproc": 512, "core": 0},
         inbox=INBOX,

@@ -152,9 +152,10 @@ def test_the_comparison_of_values(value: object) -> None:
 
 
 def test_the_container_of_a_job() -> None:
-    mount = Mount("/usr", "/usr", True)
-    spec = describe(CodeJob("p", ("a", "b"), ("", "")), "n", "python:3", {"l": "1"}, [mount])
+    job, mount = CodeJob("p", ("a", "b"), ("", "")), Mount("/usr", "/usr")
+    spec = describe(job, "n", "python:3", {"l": "1"}, [mount])
     assert spec.argv == ("python3", "-I", "/job/run_tests.py", "/job/job.json")
     assert (spec.network, spec.ipc, spec.user, spec.env) == ("none", "none", "65534:65534", {})
     assert spec.ulimits == {"cpu": 128, "nproc": 512, "core": 0}
-    assert (spec.mounts, spec.labels, spec.image) == ((mount,), {"l": "1"}, "python:3")
+    assert spec.mounts == (Mount("/usr", "/usr", read_only=True),)
+    assert (spec.labels, spec.image) == ({"l": "1"}, "python:3")
