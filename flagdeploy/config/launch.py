@@ -122,6 +122,31 @@ class ContainerSpec:
 
 
 @dataclass(frozen=True)
+class UntrustedSpec(ContainerSpec):
+    """A container for a program that nobody trusts, such as code that a model wrote.
+
+    No network, user nobody, no capabilities and no way to gain any, a read-only root; sizes as
+    `docker run` takes them. `files` lie below `inbox`, which only root may write and which goes
+    with the container. An engine that cannot enforce a limit is refused.
+    """
+
+    network: str = "none"
+    ipc: str = "none"
+    user: str | None = "65534:65534"
+    init: bool = False
+    stop_timeout: int = 0
+    memory: str = "2g"
+    """Without swap beside it."""
+    pids: int = 64
+    cpus: float = 1.0
+    scratch: str = "64m"
+    """/tmp, the one writable place; it counts as memory."""
+    log: str = "64m"
+    """Of output that is kept."""
+    inbox: str = "/inbox"
+
+
+@dataclass(frozen=True)
 class ProcessSpec:
     """One child process in its own session on this machine (the `local` launcher)."""
 

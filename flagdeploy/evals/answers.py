@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.capabilities import Capabilities
 from flagdeploy.evals.client import Client, Reply
-from flagdeploy.evals.graders import grade
+from flagdeploy.evals.grading.plain import grade
 from flagdeploy.records.events import Event, Report
 
 T = TypeVar("T")

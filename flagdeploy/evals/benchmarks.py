@@ -25,7 +25,7 @@ from typing import Any
 import yaml
 
 from flagdeploy.errors import ConfigError, EvalError, Problem, UsageError
-from flagdeploy.evals.graders import RULES
+from flagdeploy.evals.grading.plain import RULES
 
 Message = dict[str, str]
 

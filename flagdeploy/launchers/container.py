@@ -4,9 +4,10 @@ import io
 import re
 import tarfile
 from collections.abc import Iterable
+from pathlib import PurePosixPath
 from typing import Any
 
-from flagdeploy.config.launch import ContainerSpec, EnvValue, File
+from flagdeploy.config.launch import ContainerSpec, EnvValue, File, UntrustedSpec
 from flagdeploy.config.secret import Secret
 
 # An engine writes a line per request; unbounded, weeks of serving would fill the host's disk.
@@ -43,6 +44,8 @@ def create_body(spec: ContainerSpec) -> dict[str, Any]:
         # An engine that crashes on start would go round for ever and hide its first error.
         "RestartPolicy": {"Name": "no"},
     }
+    if isinstance(spec, UntrustedSpec):
+        host = _confined(host, spec)
     if spec.gpus:
         host["DeviceRequests"] = [{"Count": -1, "Capabilities": [["gpu"]]}]
     if spec.runtime:
@@ -66,6 +69,23 @@ def create_body(spec: ContainerSpec) -> dict[str, Any]:
     return body
 
 
+def _confined(host: dict[str, Any], spec: UntrustedSpec) -> dict[str, Any]:
+    # The root is read-only, so files come in by a volume; nobody but root may write there.
+    inbox = {"Type": "volume", "Target": spec.inbox}
+    return host | {
+        "ReadonlyRootfs": True,
+        "CapDrop": ["ALL"],
+        "SecurityOpt": [*spec.security_opt, "no-new-privileges"],
+        "Memory": byte_count(spec.memory),
+        "MemorySwap": byte_count(spec.memory),
+        "PidsLimit": spec.pids,
+        "NanoCpus": int(spec.cpus * 1e9),
+        "Tmpfs": {"/tmp": f"size={byte_count(spec.scratch)},mode=1777,nosuid,nodev,noexec"},
+        "Mounts": [*host["Mounts"], inbox],
+        "LogConfig": {"Type": "json-file", "Config": {"max-size": spec.log, "max-file": "1"}},
+    }
+
+
 def environment(env: dict[str, EnvValue]) -> list[str]:
     return [
         f"{name}={value.reveal() if isinstance(value, Secret) else value}"
@@ -81,13 +101,13 @@ def byte_count(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
-def archive(files: Iterable[File]) -> bytes:
-    """A tar with each file at its absolute path, owned by root, readable by everybody (0444)."""
+def archive(files: Iterable[File], folder: str = "/") -> bytes:
+    """A tar to be unpacked in `folder`: files owned by root, readable by everybody (0444)."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for file in files:
             content = file.content.encode()
-            member = tarfile.TarInfo(file.path.lstrip("/"))
+            member = tarfile.TarInfo(str(PurePosixPath(file.path).relative_to(folder)))
             member.size, member.mode = len(content), 0o444
             tar.addfile(member, io.BytesIO(content))
     return buffer.getvalue()

@@ -21,6 +21,7 @@ from flagdeploy.config.launch import (
     ContainerSpec,
     File,
     Running,
+    UntrustedSpec,
 )
 from flagdeploy.errors import HostError
 from flagdeploy.launchers import container
@@ -104,23 +105,36 @@ class Engine:
         """
         body = container.create_body(spec)
         try:
-            created = self.client.create_container_from_config(body, spec.name)["Id"]
+            answer = self.client.create_container_from_config(body, spec.name)
         except docker.errors.APIError as error:
             if error.status_code != 409:
                 raise self._error(f"create {spec.name}", error) from None
             return self._start_existing(spec)
         except (docker.errors.DockerException, requests.RequestException, OSError) as error:
             raise self._error(f"create {spec.name}", error) from None
+        created = answer["Id"]
         try:
+            if isinstance(spec, UntrustedSpec):
+                self._check_confined(spec, answer)
             with self._errors(f"start {spec.name}"):
                 if spec.files:
-                    self.client.put_archive(created, "/", container.archive(spec.files))
+                    folder = spec.inbox if isinstance(spec, UntrustedSpec) else "/"
+                    self.client.put_archive(created, folder, container.archive(spec.files, folder))
                 self.client.start(created)
         except HostError:
             with contextlib.suppress(docker.errors.DockerException, requests.RequestException):
                 self.client.remove_container(created, v=True, force=True)
             raise
         return str(created)
+
+    def _check_confined(self, spec: UntrustedSpec, answer: Mapping[str, Any]) -> None:
+        """An engine that lacks a limit of the kernel warns, and would run it without."""
+        if warnings := answer.get("Warnings"):
+            raise HostError(
+                self.host,
+                f"create {spec.name}: not every limit can be enforced: {'; '.join(warnings)}",
+                "choose a host whose kernel has the memory, pids and cpu cgroups",
+            )
 
     def _start_existing(self, spec: ContainerSpec) -> str:
         with self._errors(f"create {spec.name}"):

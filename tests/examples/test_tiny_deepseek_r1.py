@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flagdeploy.evals.benchmarks import load_benchmarks, load_items
-from flagdeploy.evals.graders import grade
+from flagdeploy.evals.grading.plain import grade
 
 FOLDER = Path(__file__).parents[2] / "examples" / "tiny_deepseek_r1"
 CHECKPOINT = FOLDER / "checkpoint"

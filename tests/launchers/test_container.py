@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flagdeploy.config.launch import ContainerSpec, File, Mount
+from flagdeploy.config.launch import ContainerSpec, File, Mount, UntrustedSpec
 from flagdeploy.config.secret import Secret
 from flagdeploy.launchers.container import archive, byte_count, create_body
 
@@ -40,9 +40,20 @@ EVERYTHING = ContainerSpec(
     init=False,
     stop_timeout=60,
 )
+UNTRUSTED = UntrustedSpec(
+    name="grading-0",
+    image="python:3.12-slim",
+    argv=("python3", "/inbox/run.py"),
+    env={},
+    labels={"flagdeploy.rank": "0"},
+    files=(File("/inbox/run.py", "print(1)\n"),),
+    mounts=(Mount("/usr", "/usr", read_only=True),),
+    ulimits={"cpu": 60},
+)
+SPECS = {"plain": PLAIN, "everything": EVERYTHING, "untrusted": UNTRUSTED}
 
 
-@pytest.mark.parametrize(("name", "spec"), [("plain", PLAIN), ("everything", EVERYTHING)])
+@pytest.mark.parametrize(("name", "spec"), SPECS.items())
 def test_create_body(name: str, spec: ContainerSpec, request: pytest.FixtureRequest) -> None:
     golden = CASES / f"create_{name}.json"
     body = json.dumps(create_body(spec), indent=2) + "\n"
@@ -59,6 +70,11 @@ def test_files_are_readable_by_everybody_and_belong_to_root() -> None:
         assert content is not None
         assert (member.name, member.mode, member.uid) == ("etc/engine/extra.yaml", 0o444, 0)
         assert content.read() == b"a: 1\n"
+
+
+def test_files_below_a_folder_are_packed_for_that_folder() -> None:
+    with tarfile.open(fileobj=io.BytesIO(archive(UNTRUSTED.files, "/inbox"))) as tar:
+        assert tar.getnames() == ["run.py"]
 
 
 @pytest.mark.parametrize(

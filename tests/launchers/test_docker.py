@@ -21,6 +21,7 @@ from flagdeploy.config.launch import (
     Host,
     Mount,
     Running,
+    UntrustedSpec,
 )
 from flagdeploy.config.secret import Secret
 from flagdeploy.errors import HostError
@@ -335,3 +336,29 @@ def test_a_container_that_is_removed_twice_at_once(
         thread.join()
     assert failures == []
     assert launcher.running("tiny") == ()
+
+
+def test_an_engine_that_cannot_confine_runs_nothing(
+    launcher: SshLauncher,
+    make: Callable[..., ContainerSpec],
+    fleet: Fleet,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = make("touch /tmp/ran; sleep 300")
+    spec = UntrustedSpec(plain.name, plain.image, plain.argv, {}, plain.labels, mounts=plain.mounts)
+    client = launcher.engine.client
+    create = client.create_container_from_config
+    warning = "Your kernel does not support memory limit capabilities. Limitation discarded."
+    monkeypatch.setattr(
+        client,
+        "create_container_from_config",
+        lambda *given: {**create(*given), "Warnings": [warning]},
+    )
+    with pytest.raises(HostError) as raised:
+        launcher.start(spec)
+    assert str(raised.value).endswith(f"create tiny-0: not every limit can be enforced: {warning}")
+    assert raised.value.hint == "choose a host whose kernel has the memory, pids and cpu cgroups"
+    assert fleet[0].docker("ps", "--all", "--quiet") == ""
+    monkeypatch.undo()
+    id = launcher.start(spec)
+    assert only(launcher).id == id
