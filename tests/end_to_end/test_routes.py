@@ -1,13 +1,12 @@
 """The model in the box by every route of conversion: its weights, and how it answers.
 
 The weights are compared to the last bit with torch's; the answers are those of the pytorch engine
-and of vLLM on CPU to the first 90 of the held-out questions (by content hash). All 1000, and every
-route: tests/benchmarks/routes.py, whose output is kept beside it.
+to the first 90 of the held-out questions (30 of each kind, by content hash), and of vLLM on CPU to
+some of these. All 1000, and every route: tests/benchmarks/routes.py, whose output is kept beside it.
 
-The floors. Net losses of a benign difference of arithmetic: 1 of 120 questions (examples/
-tiny_deepseek_r1/README.md). Of what must be seen: 8 in 100 with the experts rounded to 3 bits, 22
-in 100 with one expert of 24 negated. So 4 of 90 lies above anything benign, W4AFP8 included, and
-below anything broken.
+The floor, a net loss of 4 questions: a benign difference of arithmetic loses 1 in 200 (examples/
+tiny_deepseek_r1/README.md), W4AFP8 none that 1000 questions show (routes.txt); one expert of 16
+negated loses 22 in 100, so 20 of 90 and 10 of 45, and anything that is garbled nearly all.
 """
 
 import json
@@ -35,6 +34,8 @@ from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.graders import grade
 from flagdeploy.server.model import LoadOptions, load
 from flagdeploy.workflows.dequant import dequant
+
+pytestmark = pytest.mark.timeout(900)
 
 NET_LOSS = 4
 EXPERTS = 8
@@ -210,7 +211,6 @@ NO_W4A8 = (
 )
 REASONS = {
     "fp8": NO_FP8,
-    "fp8 again": NO_FP8,
     # Of TensorRT-LLM's format it takes the activation scales for weights.
     "w4afp8": "KeyError: 'layers.1.mlp.experts.0.w1.input_scale'",
     "w4afp8 for vllm": NO_FP8,
@@ -219,7 +219,7 @@ REASONS = {
     W4A16: "NotImplementedError: No WNA16 MoE backend supports the deployment configuration.",
     "gpt-oss": "NotImplementedError: No MXFP4 MoE backend supports the deployment configuration.",
 }
-IN_VLLM = {"bf16": 90, "fp16": 15, "fp32": 15, "fp8 again > bf16": 15, "w4afp8 > bf16": 90}
+IN_VLLM = {"bf16": 45, "fp16": 15, "fp32": 15, "w4afp8 > bf16": 45}
 PLACES = ("w4afp8 for vllm", "w4afp8 for vllm of bf16")
 
 
@@ -311,7 +311,9 @@ def test_vllm_answers_as_precision_allows(
 
 
 def test_vllm_answers_with_gpt_oss_in_bf16(in_vllm: dict[str, dict[str, Any]]) -> None:
-    assert len(in_vllm["gpt-oss > bf16"]["texts"]) == 15
+    texts = in_vllm["gpt-oss > bf16"]["texts"]
+    assert len(texts) == 15
+    assert all(texts)
 
 
 @pytest.mark.parametrize("name", PLACES)
