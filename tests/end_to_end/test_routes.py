@@ -1,8 +1,8 @@
 """The model in the box by every route of conversion: its weights, and how it answers.
 
 The weights are compared to the last bit with torch's; the answers are those of the pytorch engine
-to the first 90 of the held-out questions (30 of each kind, by content hash), and of vLLM on CPU to
-some of these. All 1000, and every route: tests/benchmarks/routes.py, whose output is kept beside it.
+to 90 of the held-out questions (30 of each kind, by content hash), and of vLLM on CPU to some of
+these. All 1000, and every route: tests/benchmarks/routes.py, whose output is kept beside it.
 
 The floor, a net loss of 4 questions: a benign difference of arithmetic loses 1 in 200 (examples/
 tiny_deepseek_r1/README.md), W4AFP8 none that 1000 questions show (routes.txt); one expert of 16
