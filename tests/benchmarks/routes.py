@@ -23,7 +23,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -38,7 +37,6 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import save_file
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
@@ -69,7 +67,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and end the engine
     items = routes.held_out(given.limit)
     with tempfile.TemporaryDirectory() as root:
-        folders = {"reference": write_reference(Path(root) / "reference")}
+        folders = {"reference": routes.write_reference(Path(root) / "reference")}
         folders |= routes.convert_all(Path(root))
         exact = routes.reference(torch.float32)
         table(folders, exact)
@@ -77,19 +75,6 @@ def main() -> None:
             print(f"\n{engine}, {len(items)} questions, {given.threads} thread(s)")
             print(HEAD)
             engines(engine, folders, items, given.threads)
-
-
-def write_reference(folder: Path) -> Path:
-    """The source dequantized by torch, as one shard."""
-    folder.mkdir()
-    plain = routes.reference(torch.bfloat16)
-    save_file(plain, folder / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((routes.CHECKPOINT / "config.json").read_text())
-    del config["quantization_config"]
-    (folder / "config.json").write_text(json.dumps(config))
-    for name in ("generation_config.json", "tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(routes.CHECKPOINT / name, folder / name)
-    return folder
 
 
 def table(folders: Mapping[str, Path], exact: Mapping[str, torch.Tensor]) -> None:

@@ -1,12 +1,14 @@
 """Every route of conversion of the model in the box, and its held-out questions asked over HTTP."""
 
+import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from flagdeploy.config.secret import Secret
 from flagdeploy.evals.answers import Answer, AnswerLog, ask
@@ -82,6 +84,19 @@ def reference(dtype: torch.dtype) -> dict[str, torch.Tensor]:
             rows, columns = tensor.shape
             plain[name] = (tensor.float() * full[:rows, :columns]).to(dtype)
     return plain
+
+
+def write_reference(folder: Path) -> Path:
+    """The source dequantized by torch, as one shard."""
+    folder.mkdir()
+    plain = reference(torch.bfloat16)
+    save_file(plain, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((CHECKPOINT / "config.json").read_text())
+    del config["quantization_config"]
+    (folder / "config.json").write_text(json.dumps(config))
+    for name in ("generation_config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(CHECKPOINT / name, folder / name)
+    return folder
 
 
 def different(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> list[str]:

@@ -23,7 +23,6 @@ import torch
 import yaml
 from checkpoint.published_w4afp8 import quantize
 from proving_ground.image import vllm_variables
-from safetensors.torch import save_file
 from server.running_server import KEY, RunningServer
 
 from end_to_end import routes
@@ -45,25 +44,12 @@ FP8 = "fp8"
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("routes")
-    return routes.convert_all(root) | {"reference": write_reference(root / "reference")}
+    return routes.convert_all(root) | {"reference": routes.write_reference(root / "reference")}
 
 
 @pytest.fixture(scope="module")
 def items() -> list[Item]:
     return routes.held_out(30)
-
-
-def write_reference(folder: Path) -> Path:
-    """The source dequantized by torch, as one shard."""
-    folder.mkdir()
-    plain = routes.reference(torch.bfloat16)
-    save_file(plain, folder / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((routes.CHECKPOINT / "config.json").read_text())
-    del config["quantization_config"]
-    (folder / "config.json").write_text(json.dumps(config))
-    for name in ("generation_config.json", "tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(routes.CHECKPOINT / name, folder / name)
-    return folder
 
 
 # Weights ----------------------------------------------------------------------------------------
