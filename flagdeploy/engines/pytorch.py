@@ -29,8 +29,8 @@ class Engine(base.Engine):
         return RankCommand(rank, tuple(argv), env)
 
     def rules(self, deployment: Deployment) -> Iterator[Finding]:
-        if deployment.model.precision not in ("bf16", "fp32"):
-            what = f"it loads BF16 and FP32, not {deployment.model.precision}"
+        if deployment.model.precision not in ("bf16", "fp16", "fp32"):
+            what = f"it loads BF16, FP16 and FP32, not {deployment.model.precision}"
             yield "model.precision", f"{what}: `flagdeploy dequant --to bf16`"
         for name, value in deployment.engine_args.items():
             if value is False:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from flagdeploy.checkpoint.formats import recognise
 from flagdeploy.checkpoint.fp8 import TARGETS as PLAIN
 from flagdeploy.checkpoint.verify import Verification
+from flagdeploy.plans.compressed_tensors import FORMATS, plan_compressed_tensors
 from flagdeploy.plans.conversion_plan import ConversionPlan
 from flagdeploy.plans.dequant import plan_dequant
 from flagdeploy.plans.four_bit import plan_four_bit
@@ -49,4 +50,6 @@ def plan_conversion(
     found = recognise(checkpoint.config, all_tensors(checkpoint))
     if found.name in _FOUR_BIT:
         return plan_four_bit(checkpoint, files, found, to, drop_mtp=drop_mtp)
+    if found.name in FORMATS:
+        return plan_compressed_tensors(checkpoint, files, found, to, drop_mtp=drop_mtp)
     return plan_dequant(checkpoint, files, to, drop_mtp=drop_mtp)

@@ -167,7 +167,7 @@ def _require_fp8_block(checkpoint: Verification, found: Format, to: str) -> tupl
     if found.block is None:
         raise CheckpointError(
             f"{folder}: is in {found}, which cannot be converted to {to}",
-            "dequant reads FP8 e4m3 in scaled blocks (DeepSeek V3, R1, V3.1, V3.2)",
+            "dequant reads FP8 e4m3 in scaled blocks (DeepSeek V3, R1, V3.1, V3.2), MXFP4, W4AFP8",
         )
     return found.block
 

@@ -65,19 +65,12 @@ def _config(options: LoadOptions) -> Any:
 
     path = options.directory / "config.json"
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = _json(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: not found", "--model takes a local checkpoint") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
     quantization = stored.get("quantization_config")
-    if quantization and options.load_format != "dummy":
-        method = quantization.get("quant_method", "unnamed")
-        raise CheckpointError(
-            f"{path}: the checkpoint is quantized ({method}); the pytorch engine computes on plain "
-            "weights",
-            "convert it first: flagdeploy dequant --to bf16",
-        )
+    if options.load_format != "dummy":
+        _require_plain(options.directory, quantization)
     try:
         config = AutoConfig.from_pretrained(
             options.directory, local_files_only=True, trust_remote_code=options.trust_remote_code
@@ -87,6 +80,35 @@ def _config(options: LoadOptions) -> Any:
     if quantization:
         del config.quantization_config
     return config
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
+
+
+def _require_plain(directory: Path, quantization: dict[str, Any] | None) -> None:
+    """Quantization is stated in config.json, by ModelOpt and TensorRT-LLM in files beside it."""
+    beside = directory / "hf_quant_config.json"
+    if quantization:
+        path = directory / "config.json"
+        words = [quantization.get("quant_method", "unnamed"), quantization.get("format")]
+    elif beside.is_file():
+        path = beside
+        words = [_json(beside).get("quantization", {}).get("quant_algo", "unnamed")]
+        layers = directory / "quant_cfg.json"
+        if layers.is_file():
+            stated = _json(layers).get("quantized_layers", {}).values()
+            words += ["of", " and ".join(sorted({layer["quant_algo"] for layer in stated}))]
+    else:
+        return
+    raise CheckpointError(
+        f"{path}: the checkpoint is quantized ({' '.join(filter(None, words))}); the pytorch "
+        "engine computes on plain weights",
+        "convert it first: flagdeploy dequant --to bf16",
+    )
 
 
 def _device(name: str) -> torch.device:

@@ -1,5 +1,7 @@
 from dataclasses import replace
 
+import pytest
+
 from engines.conftest import ONE, R1, TWO, of
 from flagdeploy.config.schema import Limits, Parallel
 from flagdeploy.server.__main__ import parse
@@ -37,8 +39,14 @@ def test_every_argument_is_one_that_the_server_takes(pytorch):
 def test_fp8_checkpoints_are_converted_first(pytorch):
     deployment = replace(TINY, model=replace(TINY.model, precision="fp8"))
     assert pytorch.problems(deployment, ONE) == [
-        ("model.precision", "it loads BF16 and FP32, not fp8: `flagdeploy dequant --to bf16`")
+        ("model.precision", "it loads BF16, FP16 and FP32, not fp8: `flagdeploy dequant --to bf16`")
     ]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+def test_every_plain_precision_is_taken_as_it_is(pytorch, precision):
+    deployment = replace(TINY, model=replace(TINY.model, precision=precision))
+    assert pytorch.problems(deployment, ONE) == []
 
 
 def test_it_runs_on_one_device_of_one_host(pytorch):

@@ -180,7 +180,9 @@ def test_other_formats_are_refused_by_name(tmp_path: Path) -> None:
         f"{tmp_path}: is in MXFP4 (two e2m1 per byte, e8m0 scale per 32), "
         "which cannot be converted to bf16"
     )
-    assert error.hint == ("dequant reads FP8 e4m3 in scaled blocks (DeepSeek V3, R1, V3.1, V3.2)")
+    assert error.hint == (
+        "dequant reads FP8 e4m3 in scaled blocks (DeepSeek V3, R1, V3.1, V3.2), MXFP4, W4AFP8"
+    )
 
 
 def test_prints_itself(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +36,15 @@ def vllm_environment(fleet: hosts.Fleet) -> Image:
     for host in fleet:
         image.load(host)
     return image
+
+
+@pytest.fixture(scope="session")
+def vllm_folder() -> Path:
+    """vLLM for CPU as a virtual environment of this machine."""
+    folder = vllm_environment_folder(install=False)
+    if not (folder / ".complete").exists():
+        pytest.skip("vLLM for CPU is not installed (tests/proving_ground/vllm_cpu.sh)")
+    return folder
 
 
 @pytest.fixture(scope="session")

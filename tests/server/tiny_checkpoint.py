@@ -61,10 +61,10 @@ def write_tiny_checkpoint(directory: Path) -> None:
     extra = tensors["model.layers.2.self_attn.o_proj.weight"]
     tensors["model.layers.3.self_attn.o_proj.weight"] = extra.clone()  # of the MTP layer
     save_file(tensors, weights, metadata={"format": "pt"})
-    _write_tokenizer(directory)
+    write_tokenizer(directory)
 
 
-def _write_tokenizer(directory: Path) -> None:
+def write_tokenizer(directory: Path) -> None:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
     vocabulary = {token: index for index, token in enumerate(SPECIALS)}

@@ -142,6 +142,25 @@ def test_w4afp8_and_back_is_half_a_step_away(tmp_path: Path) -> None:
         assert ((exact - plain[name].float()).abs() <= step * 0.501).all()
 
 
+@pytest.mark.parametrize("to", ["bf16", "fp16", "fp32"])
+def test_w4afp8_for_vllm_and_back(tmp_path: Path, layout: Layout, to: str) -> None:
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[to]
+    source = layout.write(tmp_path / "R1")
+    folder = dequant(source, "w4afp8", layout="vllm").folder
+    expected = dict(layout.tensors)
+    if layout.config.get("quantization_config"):
+        expected = loaded(dequant(source, to, tmp_path / "plain").folder)
+    for name, weight in bf16(layout).items():
+        if name in experts():
+            numbers, scale = quantize(weight)
+            exact = numbers.float() * scale.bfloat16().float().repeat_interleave(128, dim=1)
+            expected[name] = exact.to(dtype)
+    result = dequant(folder, to, tmp_path / "back")
+    same(loaded(result.folder), expected)
+    config = json.loads((result.folder / "config.json").read_text())
+    assert "quantization_config" not in config
+
+
 def test_bf16_to_fp8(tmp_path: Path) -> None:
     layout = mixture(fp8=False)
     layout.tensors["model.layers.0.mlp.gate_proj.weight"][:128, :128] = 0
