@@ -29,16 +29,17 @@ _WRITTEN_OUT = 64 << 20
 class OpenShard:
     """A shard being written and the source files it is read from."""
 
-    def __init__(self, job: ShardJob, source: Path, out: Path) -> None:
+    def __init__(self, job: ShardJob, source: Path, out: Path, parts: Path | None = None) -> None:
         self.job = job
         self.path = out / job.name
-        self.part = out / (job.name + PART)
+        self.part = (parts or out) / (job.name + PART)
         self.pending = 1
         self.nonfinite: dict[str, int] = {}
         self.descriptors: list[int] = []
-        self.part.parent.mkdir(parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         with explained(f"cannot write {self.part}"):
+            for place in (self.path, self.part):
+                place.parent.mkdir(parents=True, exist_ok=True)
             self.target = os.open(self.part, flags, 0o666)
             self.descriptors.append(self.target)
             write_at(self.target, job.head, 0)

@@ -1,11 +1,13 @@
 """`flagdeploy dequant`."""
 
-from typing import Annotated
+import os
+from typing import Annotated, Literal
 
 import typer
 
 from flagdeploy.cli import options
 from flagdeploy.cli.output import out
+from flagdeploy.errors import UsageError
 
 
 def dequant(
@@ -45,6 +47,17 @@ def dequant(
         int | None,
         typer.Option("--parts", min=1, help="Shards of w4afp8 for trtllm. Default: 9."),
     ] = None,
+    rank: Annotated[
+        str | None,
+        typer.Option(
+            "--rank",
+            metavar="R|auto",
+            help="Convert the share of rank R, from 0; auto: as srun, mpirun or torchrun say.",
+        ),
+    ] = None,
+    world_size: Annotated[
+        int | None, typer.Option("--world-size", metavar="N", min=1, help="How many ranks share.")
+    ] = None,
     dry_run: options.DryRun = False,
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Threads. Default: one per core, 16.")
@@ -59,15 +72,24 @@ def dequant(
     Defined to the last bit, shard by shard in constant memory. Interrupt it at any moment: the same
     command goes on, and finished shards are not written again.
 
+    Several ranks share the shards where they share the folder: each writes its own, and the last to
+    finish completes the checkpoint. Ranks that died are made up for by running any of them again,
+    or the command without --rank.
+
     \b
       flagdeploy dequant --to bf16                             the workspace's deployment
       flagdeploy dequant --ckpt /data/DeepSeek-R1 --dry-run    sizes and disk, nothing written
       flagdeploy dequant --ckpt /data/DeepSeek-R1 --out /scratch/R1-bf16 --drop-mtp
       flagdeploy dequant --ckpt /data/DeepSeek-R1 --to w4afp8 --act-scales act_scales.safetensors
+      srun -N 8 flagdeploy dequant --ckpt /data/DeepSeek-R1 --rank auto
+      flagdeploy dequant --ckpt /data/DeepSeek-R1 --rank 0 --world-size 8    and so on to 7
     """
+    from flagdeploy.config.rank import refuse_many
     from flagdeploy.workflows.dequant import dequant as workflow
 
     out.json, out.quiet = json, quiet
+    if rank is None and world_size is None:
+        refuse_many(os.environ)
     checkpoint = ckpt or _checkpoint_of(name, workspace)
     with out.progress() as report:
         done = workflow(
@@ -78,11 +100,21 @@ def dequant(
             layout=layout,
             act_scales=act_scales,
             parts=parts,
+            rank=_rank(rank),
+            world_size=world_size,
             dry_run=dry_run,
             workers=workers,
             report=report,
         )
     out.result(str(done), done.to_dict())
+
+
+def _rank(given: str | None) -> int | Literal["auto"] | None:
+    if given == "auto":
+        return "auto"
+    if given is not None and not given.isdecimal():
+        raise UsageError(f"--rank {given}: is neither a number nor auto")
+    return None if given is None else int(given)
 
 
 def _checkpoint_of(name: str | None, workspace: str | None) -> str:
