@@ -76,12 +76,29 @@ def refuse_others(folder: Path, found: Found) -> None:
 
 
 @contextmanager
+def locked(folder: Path, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
+    """Keep other processes out of `folder`, which is created; CheckpointError if one is there."""
+    with explained(f"cannot create {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if not _lock(descriptor, kind):
+            raise CheckpointError(
+                f"{folder}: another flagdeploy is writing here",
+                "wait for it, or stop it; several share the work with --rank R --world-size N",
+            )
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def own(folder: Path, identity: Mapping[str, Any]) -> Iterator[None]:
     """Mark `folder` as being filled by this work and keep other processes out meanwhile.
 
     Creates the folder. Raises CheckpointError when another process is filling it.
     """
-    with _locked(folder, fcntl.LOCK_EX):
+    with locked(folder):
         with explained(f"cannot write {folder}"):
             _remove_parts(folder / RANKS)
             if (found := look(folder, identity)).state != "resume":
@@ -99,7 +116,7 @@ def own_share(
     A folder that is complete by now stays so, unless the caller saw that it is damaged (`mend`).
     Raises CheckpointError when another process is this rank, or does other work here.
     """
-    with _locked(folder, fcntl.LOCK_SH), ExitStack() as stack:
+    with locked(folder, fcntl.LOCK_SH), ExitStack() as stack:
         with explained(f"cannot write {folder}"):
             found = look(folder, identity)
             refuse_others(folder, found)
@@ -164,12 +181,16 @@ def noted(folder: Path, field: str) -> dict[str, Any]:
 
 def complete(folder: Path, identity: Mapping[str, Any], record: Mapping[str, Any]) -> None:
     """Mark the folder as complete: the record is the last file to appear."""
-    content = {"schema": SCHEMA, "tool": f"flagdeploy {__version__}", "identity": dict(identity)}
     with explained(f"cannot write {folder / RECORD}"):
-        write_json(folder / RECORD, content | dict(record))
+        write_record(folder, identity, record)
         (folder / UNFINISHED).unlink(missing_ok=True)
         shutil.rmtree(folder / RANKS, ignore_errors=True)
         sync_folder(folder)
+
+
+def write_record(folder: Path, identity: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    content = {"schema": SCHEMA, "tool": f"flagdeploy {__version__}", "identity": dict(identity)}
+    write_json(folder / RECORD, content | dict(record))
 
 
 def require_complete(folder: Path) -> None:
@@ -222,22 +243,6 @@ def _claimed(path: Path, rank: Rank) -> bool:
 def _remove_parts(folder: Path) -> None:
     for part in folder.rglob(f"*{PART}"):
         part.unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(folder: Path, kind: int) -> Iterator[None]:
-    with explained(f"cannot create {folder}"):
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        if not _lock(descriptor, kind):
-            raise CheckpointError(
-                f"{folder}: another flagdeploy is writing here",
-                "wait for it, or stop it; several share the work with --rank R --world-size N",
-            )
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

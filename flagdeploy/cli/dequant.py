@@ -58,6 +58,14 @@ def dequant(
     world_size: Annotated[
         int | None, typer.Option("--world-size", metavar="N", min=1, help="How many ranks share.")
     ] = None,
+    in_place: Annotated[
+        bool,
+        typer.Option(
+            "--in-place",
+            help="Destroy the source: delete each shard once what is made of it was read back and "
+            "compared; the output takes its place.",
+        ),
+    ] = False,
     dry_run: options.DryRun = False,
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Threads. Default: one per core, 16.")
@@ -85,12 +93,24 @@ def dequant(
       flagdeploy dequant --ckpt /data/DeepSeek-R1 --rank 0 --world-size 8    and so on to 7
     """
     from flagdeploy.config.rank import refuse_many
+    from flagdeploy.workflows.conversion import Conversion
     from flagdeploy.workflows.dequant import dequant as workflow
+    from flagdeploy.workflows.in_place import dequant_in_place
 
     out.json, out.quiet = json, quiet
     if rank is None and world_size is None:
         refuse_many(os.environ)
     checkpoint = ckpt or _checkpoint_of(name, workspace)
+    if in_place:
+        if out_folder or rank or world_size:
+            raise UsageError("--in-place: goes with none of --out, --rank and --world-size")
+        conversion = Conversion(to, drop_mtp, layout, act_scales, parts)
+        with out.progress() as report:
+            freed = dequant_in_place(
+                checkpoint, conversion, dry_run=dry_run, workers=workers, report=report
+            )
+        out.result(str(freed), freed.to_dict())
+        return
     with out.progress() as report:
         done = workflow(
             checkpoint,

@@ -64,6 +64,7 @@ def dequant(
     mine = chosen(rank, world_size, os.environ)
     source = Path(checkpoint)
     target = conversion.target(source, out)
+    ownership.require_complete(source)
     plan = conversion.plan(source, target)
     found = ownership.look(target, plan.identity)
     ownership.refuse_others(target, found)
