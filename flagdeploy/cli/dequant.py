@@ -1,7 +1,8 @@
 """`flagdeploy dequant`."""
 
 import os
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -58,6 +59,32 @@ def dequant(
     world_size: Annotated[
         int | None, typer.Option("--world-size", metavar="N", min=1, help="How many ranks share.")
     ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on",
+            metavar="hosts|ray",
+            help="One rank on each host of --hosts, or on each node of a Ray cluster. They share "
+            "the file system.",
+        ),
+    ] = None,
+    hosts: options.Hosts = None,
+    python: Annotated[
+        str | None,
+        typer.Option(
+            "--python",
+            metavar="PATH",
+            help="Of --on hosts: the hosts' Python that has flagdeploy. Default: as here.",
+        ),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address",
+            metavar="A",
+            help="Of --on ray. Default: $RAY_ADDRESS, or a cluster on this machine.",
+        ),
+    ] = None,
     in_place: Annotated[
         bool,
         typer.Option(
@@ -91,42 +118,79 @@ def dequant(
       flagdeploy dequant --ckpt /data/DeepSeek-R1 --to w4afp8 --act-scales act_scales.safetensors
       srun -N 8 flagdeploy dequant --ckpt /data/DeepSeek-R1 --rank auto
       flagdeploy dequant --ckpt /data/DeepSeek-R1 --rank 0 --world-size 8    and so on to 7
+      flagdeploy dequant --ckpt /shared/DeepSeek-R1 --on hosts --hosts hosts.txt
+      flagdeploy dequant --ckpt /data/DeepSeek-R1 --in-place --dry-run       the room it takes
     """
-    from flagdeploy.config.rank import refuse_many
     from flagdeploy.workflows.conversion import Conversion
-    from flagdeploy.workflows.dequant import dequant as workflow
-    from flagdeploy.workflows.in_place import dequant_in_place
 
     out.json, out.quiet = json, quiet
-    if rank is None and world_size is None:
-        refuse_many(os.environ)
+    _check(on, in_place, out_folder, rank, world_size, hosts, python, ray_address)
     checkpoint = ckpt or _checkpoint_of(name, workspace)
-    if in_place:
-        if out_folder or rank or world_size:
-            raise UsageError("--in-place: goes with none of --out, --rank and --world-size")
-        conversion = Conversion(to, drop_mtp, layout, act_scales, parts)
-        with out.progress() as report:
-            freed = dequant_in_place(
-                checkpoint, conversion, dry_run=dry_run, workers=workers, report=report
-            )
-        out.result(str(freed), freed.to_dict())
-        return
+    conversion = Conversion(to, drop_mtp, layout, act_scales, parts)
+    common: dict[str, Any] = {"workers": workers, "dry_run": dry_run}
     with out.progress() as report:
-        done = workflow(
-            checkpoint,
-            to,
-            out_folder,
-            drop_mtp=drop_mtp,
-            layout=layout,
-            act_scales=act_scales,
-            parts=parts,
-            rank=_rank(rank),
-            world_size=world_size,
-            dry_run=dry_run,
-            workers=workers,
-            report=report,
-        )
+        common["report"] = report
+        done: Any
+        if in_place:
+            from flagdeploy.workflows.in_place import dequant_in_place
+
+            done = dequant_in_place(checkpoint, conversion, **common)
+        elif on == "hosts":
+            from flagdeploy.config import hostfile
+            from flagdeploy.workflows.dequant_on_hosts import dequant_on_hosts
+
+            common |= {"out": out_folder, "python": python, "known_hosts": _known_hosts(workspace)}
+            inventory = hostfile.read(Path(str(hosts)))
+            done = dequant_on_hosts(checkpoint, conversion, inventory, **common)
+        elif on == "ray":
+            from flagdeploy.workflows.dequant_on_ray import dequant_on_ray
+
+            common |= {"out": out_folder, "address": ray_address, "world_size": world_size}
+            done = dequant_on_ray(checkpoint, conversion, **common)
+        else:
+            from flagdeploy.workflows.dequant import dequant as workflow
+
+            common |= {"out": out_folder, "rank": _rank(rank), "world_size": world_size}
+            done = workflow(checkpoint, **vars(conversion), **common)
     out.result(str(done), done.to_dict())
+
+
+def _check(
+    on: str | None,
+    in_place: bool,
+    out_folder: str | None,
+    rank: str | None,
+    world_size: int | None,
+    hosts: str | None,
+    python: str | None,
+    ray_address: str | None,
+) -> None:
+    """Options that do not go together."""
+    from flagdeploy.config.rank import refuse_many
+
+    if on not in (None, "hosts", "ray"):
+        raise UsageError(f"--on {on}: unknown", "--on hosts --hosts FILE, or --on ray")
+    if in_place and (out_folder or rank or world_size or on):
+        raise UsageError("--in-place: goes with none of --out, --rank, --world-size and --on")
+    if on and (rank or (world_size and on == "hosts")):
+        raise UsageError(f"--on {on}: makes the ranks itself", "leave --rank and --world-size out")
+    if (on == "hosts") != bool(hosts):
+        raise UsageError("--on hosts and --hosts FILE go together")
+    for option, value, owner in (
+        ("--python", python, "hosts"),
+        ("--ray-address", ray_address, "ray"),
+    ):
+        if value and on != owner:
+            raise UsageError(f"{option}: is for --on {owner}")
+    if rank is None and world_size is None and not on:
+        refuse_many(os.environ)
+
+
+def _known_hosts(workspace: str | None) -> Path:
+    from flagdeploy.config.workspace import find
+    from flagdeploy.workflows.places import known_hosts_file
+
+    return known_hosts_file(find(workspace))
 
 
 def _rank(given: str | None) -> int | Literal["auto"] | None:

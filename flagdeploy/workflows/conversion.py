@@ -47,7 +47,10 @@ class Conversion:
 
     def arguments(self) -> list[str]:
         """These options as `flagdeploy dequant` takes them."""
-        given = {"--layout": self.layout, "--act-scales": self.act_scales, "--parts": self.parts}
+        scales = self.act_scales
+        if scales is not None and not _is_number(scales):
+            scales = Path(str(scales)).absolute()
+        given = {"--layout": self.layout, "--act-scales": scales, "--parts": self.parts}
         words = [(option, str(value)) for option, value in given.items() if value is not None]
         drop = ["--drop-mtp"] if self.drop_mtp else []
         return ["--to", self.to, *drop, *(word for pair in words for word in pair)]
@@ -76,12 +79,19 @@ class Conversion:
         return plan_conversion(whole, files, self.to, options, drop_mtp=self.drop_mtp)
 
     def _scales(self) -> Mapping[str, float] | float:
-        try:
-            number = float(str(1.0 if self.act_scales is None else self.act_scales))
-        except ValueError:
+        if self.act_scales is not None and not _is_number(self.act_scales):
             return read_act_scales(Path(str(self.act_scales)))
+        number = float(str(1.0 if self.act_scales is None else self.act_scales))
         if not 0 < number < math.inf:
             raise UsageError(
                 f"--act-scales {self.act_scales}: is not a scale", "give a positive number"
             )
         return number
+
+
+def _is_number(text: object) -> bool:
+    try:
+        float(str(text))
+    except ValueError:
+        return False
+    return True
