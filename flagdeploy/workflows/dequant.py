@@ -24,6 +24,7 @@ from flagdeploy.plans.ranks import share
 from flagdeploy.records.events import Event, Report, silent
 from flagdeploy.workflows.conversion import Conversion
 from flagdeploy.workflows.dequant_result import DequantResult
+from flagdeploy.workflows.estimate import estimate
 
 
 def dequant(
@@ -72,7 +73,8 @@ def dequant(
         return _already_done(plan, target, found.mark)
     names = plan.jobs.names if mine is None else share(plan.jobs.sizes, mine)
     if dry_run:
-        return DequantResult(target, "planned", plan, 0, {}, rank=mine, share=names)
+        time = estimate(plan, names, workers or default_workers())
+        return DequantResult(target, "planned", plan, 0, {}, rank=mine, share=names, estimate=time)
     run = _Run(plan, target, names, workers or default_workers(), report)
     if mine:
         return run.share(mine, mend=found.state == "complete")

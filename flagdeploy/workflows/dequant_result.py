@@ -22,7 +22,7 @@ class DequantResult:
     `error` is what quantization cost, by class of tensor: the relative RMS difference of the
     sampled weights to what they were, 0.08 meaning 8 %. For one of several ranks, `share` are its
     shards and `missing` those that nobody has finished yet: the outcome is ``converted`` when this
-    rank completed the folder, else ``share done``.
+    rank completed the folder, else ``share done``. `estimate` is a planned one's time, in words.
     """
 
     folder: Path
@@ -85,6 +85,8 @@ class DequantResult:
             "error": dict(self.error),
             "plan": self.plan.to_dict(),
         }
+        if self.estimate:
+            data["estimate"] = self.estimate
         if self.rank:
             data |= {"rank": self.rank.number, "world_size": self.rank.of}
             data |= {"share": list(self.share), "missing": list(self.missing)}

@@ -52,6 +52,7 @@ from flagdeploy.records.sizes import readable
 from flagdeploy.workflows.conversion import Conversion
 from flagdeploy.workflows.dequant import default_workers, is_finished, origin
 from flagdeploy.workflows.dequant_result import Outcome
+from flagdeploy.workflows.estimate import estimate
 
 TREE = ".flagdeploy-in-place"
 
@@ -66,6 +67,7 @@ class InPlaceResult:
     shards_written: int = 0
     plan: ConversionPlan | None = None
     space: Space | None = None
+    estimate: str = ""
 
     def __str__(self) -> str:
         if self.plan is None:
@@ -76,7 +78,7 @@ class InPlaceResult:
                 f"{self.plan}\n  in place: at most {readable(self.space.peak)} more than now while "
                 f"it runs, {_change(self.space.end)} at the end; {free} are free\n"
                 "  each shard of the source is deleted when what is made of it has been read back "
-                "and compared"
+                f"and compared\n  {self.estimate}"
             )
         amount = f"{len(self.plan.jobs)} shard(s), {readable(self.plan.output_bytes)} of {self.to}"
         return f"{self.folder}: {amount}: {self.shards_written} written in place, verified"
@@ -90,6 +92,7 @@ class InPlaceResult:
             "shards_written": self.shards_written,
             "plan": self.plan.to_dict() if self.plan else None,
             "space": vars(self.space) if self.space else None,
+            "estimate": self.estimate,
         }
 
 
@@ -152,7 +155,9 @@ class _InPlace:
         self.require_ours()
         moving = self.mark.get("phase") == "moving"
         left = Space(0, 0) if moving else self.space()
-        return InPlaceResult(self.source, "planned", self.conversion.to, 0, self.plan, left)
+        names = [] if moving else [n for n in self.plan.jobs.names if self._is_to_do(n)]
+        time = estimate(self.plan, names, self.workers, in_place=True)
+        return InPlaceResult(self.source, "planned", self.conversion.to, 0, self.plan, left, time)
 
     def carry_out(self) -> InPlaceResult:
         if self.mark.get("phase") == "cleaning":
@@ -191,9 +196,8 @@ class _InPlace:
 
     def space(self) -> Space:
         """What the work that is left takes."""
-        names = self.plan.jobs.names
-        todo = [name for name in names if not is_finished(self.plan, name, self.out)]
-        needed = {name: self.plan.jobs.needs(name) for name in todo}
+        jobs = self.plan.jobs
+        needed = {name: jobs.needs(name) for name in jobs.names if self._is_to_do(name)}
         there = {name: size for name, size in self.shards.items() if self._is_there(name)}
         return space(self.stages, needed, there)
 
@@ -254,7 +258,7 @@ class _InPlace:
         """Have the output shard, compared with the source. One that has lost a part of its source
         was compared before."""
         whole = all(self._is_there(name) for name in job.sources)
-        if not is_finished(self.plan, job.name, self.out):
+        if self._is_to_do(job.name):
             if not whole:
                 raise CheckpointError(
                     f"{self.out / job.name}: is damaged, and a shard it was made of is freed",
@@ -299,6 +303,9 @@ class _InPlace:
             for name in stage.frees:
                 (self.source / name).unlink(missing_ok=True)
             sync_folder(self.source)
+
+    def _is_to_do(self, shard: str) -> bool:
+        return not is_finished(self.plan, shard, self.out)
 
     def _is_there(self, shard: str) -> bool:
         """Before the moves, when a shard's name means that of the source."""
