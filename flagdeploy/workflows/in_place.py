@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -258,24 +258,27 @@ class _InPlace:
         """Have the output shard, compared with the source. One that has lost a part of its source
         was compared before."""
         whole = all(self._is_there(name) for name in job.sources)
+        size = self.plan.jobs.sizes[job.name][0]
         if self._is_to_do(job.name):
             if not whole:
                 raise CheckpointError(
                     f"{self.out / job.name}: is damaged, and a shard it was made of is freed",
                     "the source has to be fetched again, into another folder",
                 )
-            convert([job], self.source, self.out, self.workers, self._progress, self._remember)
+            progress = partial(self._progress, self.compared)
+            convert([job], self.source, self.out, self.workers, progress, self._remember)
             self.written += 1
         if whole:
-            compare(job, self.source, self.out, self.workers, self._progress)
+            progress = partial(self._progress, self.compared + size / 2)
+            compare(job, self.source, self.out, self.workers, progress)
             self._compare_another_way(job)
-        self.compared += self.plan.jobs.sizes[job.name][0]
+        self.compared += size
 
-    def _progress(self, done: int) -> None:
-        total = self.plan.source_bytes
-        what = f"to {self.conversion.to} in place"
-        done = min(self.compared + done // 2, total)
-        self.report(Event("convert", what, done=done, total=total, unit="B"))
+    def _progress(self, before: float, done: int) -> None:
+        """Converting a shard is one half of it, comparing the other."""
+        what, total = f"to {self.conversion.to} in place", self.plan.source_bytes
+        at = min(int(before + done / 2), total)
+        self.report(Event("convert", what, done=at, total=total, unit="B"))
 
     def _remember(self, shard: str, counts: dict[str, int]) -> None:
         self._note(nonfinite={**self.mark["nonfinite"], **counts})
