@@ -78,7 +78,9 @@ class _Lines:
             return
         tenth = 10 * (event.done or 0) // event.total
         key = (event.stage, event.host)
-        rate = self.rates.setdefault(key, _Rate(event)).text(event)
+        if key not in self.rates:
+            self.rates[key] = _Rate(event)
+        rate = self.rates[key].text(event)
         if self.shown.get(key, -1) != tenth:
             self.shown[key] = tenth
             print(f"{host}{event.message} {amount(event)}{rate}", file=sys.stderr, flush=True)

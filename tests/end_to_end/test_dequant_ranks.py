@@ -93,7 +93,7 @@ def test_ray(source: Path, tmp_path: Path) -> None:
     ranks = json.loads(done.stdout)["ranks"]
     assert sum(rank["shards_written"] for rank in ranks.values()) == 6
     assert [rank["world_size"] for rank in ranks.values()] == [2, 2]
-    assert "to bf16 1.3 MB of 1.3 MB" in done.stderr
+    assert "to bf16 1.5 MB of 1.5 MB" in done.stderr
     found = contents(Path(f"{source}-bf16"))
     expected = contents(dequant(source, out=source.with_name("alone")).folder)
     assert {n: c for n, c in found.items() if n != RECORD} == {

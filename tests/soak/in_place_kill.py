@@ -49,7 +49,8 @@ def phase(checkpoint: Path) -> str:
 
 
 def resumed(checkpoint: Path, expected: Files) -> None:
-    subprocess.run(command(checkpoint, slow=False), check=True, capture_output=True)
+    done = subprocess.run(command(checkpoint, slow=False), capture_output=True, text=True)
+    assert not done.returncode, done.stderr
     assert contents(checkpoint) == expected, "differs from what an undisturbed run leaves"
 
 
