@@ -8,21 +8,17 @@ from typing import Any, Literal
 
 from flagdeploy.checkpoint import ownership
 from flagdeploy.checkpoint.convert import convert
-from flagdeploy.checkpoint.copying import copy_file
 from flagdeploy.checkpoint.disk import require_space
-from flagdeploy.checkpoint.folder import explained, inside, list_files, read_json, write_json
-from flagdeploy.checkpoint.index import write_index
+from flagdeploy.checkpoint.folder import list_files
 from flagdeploy.checkpoint.jobs import finished
 from flagdeploy.checkpoint.native import kernel
-from flagdeploy.checkpoint.sample import compare_samples
-from flagdeploy.checkpoint.sample_quantized import compare_quantized
 from flagdeploy.checkpoint.verify import verify
 from flagdeploy.config.rank import Rank, chosen
-from flagdeploy.errors import CheckpointError
 from flagdeploy.plans.conversion_plan import ConversionPlan
 from flagdeploy.plans.ranks import share
 from flagdeploy.records.events import Event, Report, silent
 from flagdeploy.workflows.conversion import Conversion
+from flagdeploy.workflows.dequant_rest import check, origin, write_rest
 from flagdeploy.workflows.dequant_result import DequantResult
 from flagdeploy.workflows.estimate import estimate
 
@@ -171,8 +167,8 @@ class _Run:
         """Write everything besides the shards, read the output back, and record it."""
         plan, target = self.plan, self.target
         nonfinite = ownership.noted(target, "nonfinite")
-        _write_rest(plan, target)
-        error = _check(plan, target)
+        write_rest(plan, target)
+        error = check(plan, target)
         record = {
             "source": str(plan.source.resolve()),
             "source_format": plan.source_format.name,
@@ -202,38 +198,6 @@ def missing(plan: ConversionPlan, target: Path) -> tuple[str, ...]:
     return tuple(shard for shard in plan.jobs.names if not is_finished(plan, shard, target))
 
 
-def origin(source: Path) -> Any:
-    """What the source's own record says it is (repository and commit), when it has one."""
-    path = source / ownership.RECORD
-    return read_json(path).get("identity") if path.is_file() else None
-
-
 def _already_done(plan: ConversionPlan, target: Path, mark: Mapping[str, Any]) -> DequantResult:
     nonfinite, error = mark.get("nonfinite", {}), mark.get("error", {})
     return DequantResult(target, "already done", plan, 0, nonfinite, error=error)
-
-
-def _write_rest(plan: ConversionPlan, target: Path) -> None:
-    with explained(f"cannot write {target}"):
-        for name in plan.side_files:
-            copy_file(inside(plan.source, name), target / name)
-        write_index(target, plan.weight_map, plan.data_bytes)
-        for name, content in plan.written.items():
-            write_json(target / name, content)
-        write_json(target / "config.json", plan.config)
-
-
-def _check(plan: ConversionPlan, target: Path) -> dict[str, float]:
-    """Read the output back: headers of all shards, and samples computed another way; the error."""
-    verify(target).require()
-    wrong: str | None = None
-    error: dict[str, float] = {}
-    if plan.verb == "quantized":
-        wrong, error = compare_quantized(plan.jobs, plan.source, target)
-    wrong = wrong or compare_samples(plan.weight_map, plan.jobs.of, plan.source, target)
-    if wrong:
-        raise CheckpointError(
-            f"{target}: {wrong} differs from the source when computed again",
-            "memory or the disk of this machine may be at fault; remove the folder and try again",
-        )
-    return error

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from flagdeploy.checkpoint.disk import free_space
 from flagdeploy.config.rank import Rank
 from flagdeploy.plans.conversion_plan import ConversionPlan
+from flagdeploy.plans.in_place import Space
 from flagdeploy.records.sizes import readable
 
 Outcome = Literal["planned", "converted", "already done", "share done"]
@@ -91,3 +92,46 @@ class DequantResult:
             data |= {"rank": self.rank.number, "world_size": self.rank.of}
             data |= {"share": list(self.share), "missing": list(self.missing)}
         return data
+
+
+@dataclass(frozen=True)
+class InPlaceResult:
+    """What happened to the checkpoint `folder`; `plan` and `space` are None when all was done."""
+
+    folder: Path
+    outcome: Outcome
+    to: str
+    shards_written: int = 0
+    plan: ConversionPlan | None = None
+    space: Space | None = None
+    estimate: str = ""
+
+    def __str__(self) -> str:
+        if self.plan is None:
+            return f"{self.folder}: is {self.to} already, converted in place: no change"
+        if self.space and self.outcome == "planned":
+            free = readable(free_space(self.folder))
+            return (
+                f"{self.plan}\n  in place: at most {readable(self.space.peak)} more than now while "
+                f"it runs, {_change(self.space.end)} at the end; {free} are free\n"
+                "  each shard of the source is deleted when what is made of it has been read back "
+                f"and compared\n  {self.estimate}"
+            )
+        amount = f"{len(self.plan.jobs)} shard(s), {readable(self.plan.output_bytes)} of {self.to}"
+        return f"{self.folder}: {amount}: {self.shards_written} written in place, verified"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "folder": str(self.folder),
+            "outcome": self.outcome,
+            "in_place": True,
+            "to": self.to,
+            "shards_written": self.shards_written,
+            "plan": self.plan.to_dict() if self.plan else None,
+            "space": vars(self.space) if self.space else None,
+            "estimate": self.estimate,
+        }
+
+
+def _change(size: int) -> str:
+    return f"{readable(abs(size))} {'more' if size >= 0 else 'less'}"

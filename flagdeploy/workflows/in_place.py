@@ -18,14 +18,14 @@ import os
 import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from flagdeploy.checkpoint import ownership
 from flagdeploy.checkpoint.convert import convert
-from flagdeploy.checkpoint.disk import free_space, require_space
+from flagdeploy.checkpoint.disk import require_space
 from flagdeploy.checkpoint.folder import (
     PART,
     explained,
@@ -48,56 +48,13 @@ from flagdeploy.plans.dequant import QUANTIZATION_FILES
 from flagdeploy.plans.in_place import Space, Stage, space, stages
 from flagdeploy.records.events import Event, Report, silent
 from flagdeploy.records.files import sync_folder
-from flagdeploy.records.sizes import readable
 from flagdeploy.workflows.conversion import Conversion
-from flagdeploy.workflows.dequant import default_workers, is_finished, origin
-from flagdeploy.workflows.dequant_result import Outcome
+from flagdeploy.workflows.dequant import default_workers, is_finished
+from flagdeploy.workflows.dequant_rest import origin
+from flagdeploy.workflows.dequant_result import InPlaceResult
 from flagdeploy.workflows.estimate import estimate
 
 TREE = ".flagdeploy-in-place"
-
-
-@dataclass(frozen=True)
-class InPlaceResult:
-    """What happened to the checkpoint `folder`; `plan` and `space` are None when all was done."""
-
-    folder: Path
-    outcome: Outcome
-    to: str
-    shards_written: int = 0
-    plan: ConversionPlan | None = None
-    space: Space | None = None
-    estimate: str = ""
-
-    def __str__(self) -> str:
-        if self.plan is None:
-            return f"{self.folder}: is {self.to} already, converted in place: no change"
-        if self.space and self.outcome == "planned":
-            free = readable(free_space(self.folder))
-            return (
-                f"{self.plan}\n  in place: at most {readable(self.space.peak)} more than now while "
-                f"it runs, {_change(self.space.end)} at the end; {free} are free\n"
-                "  each shard of the source is deleted when what is made of it has been read back "
-                f"and compared\n  {self.estimate}"
-            )
-        amount = f"{len(self.plan.jobs)} shard(s), {readable(self.plan.output_bytes)} of {self.to}"
-        return f"{self.folder}: {amount}: {self.shards_written} written in place, verified"
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "folder": str(self.folder),
-            "outcome": self.outcome,
-            "in_place": True,
-            "to": self.to,
-            "shards_written": self.shards_written,
-            "plan": self.plan.to_dict() if self.plan else None,
-            "space": vars(self.space) if self.space else None,
-            "estimate": self.estimate,
-        }
-
-
-def _change(size: int) -> str:
-    return f"{readable(abs(size))} {'more' if size >= 0 else 'less'}"
 
 
 def dequant_in_place(

@@ -88,8 +88,8 @@ def main() -> None:
             reached[how_far] += 1
             ways[way] += 1
             dequant_kill.empty(out)
-        show("ranks killed, then made up for", reached)
-        show("made up for by", ways)
+        show("ranks killed", reached)
+        print(", ".join(f"{count} x resumed by {way}" for way, count in sorted(ways.items())))
 
 
 if __name__ == "__main__":
