@@ -59,8 +59,10 @@ def trial(source: Path, out: Path, expected: Files, seconds: float) -> tuple[str
         else:
             plain = command(source, out, slow=False)
             subprocess.run(plain, check=True, capture_output=True)
-    found = {path.name: path.read_bytes() for path in out.iterdir()}
-    assert found == expected, "the output differs from that of an undisturbed run"
+    names = {path.name for path in out.iterdir()}
+    assert names == expected.keys(), names ^ expected.keys()
+    found = contents(out)
+    assert found == expected, [name for name in names if found[name] != expected[name]]
     assert before.items() <= stamps(out).items(), "a finished shard was written again"
     return f"{len(killed)} killed, {reached}", way
 
