@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -162,7 +162,11 @@ def note(folder: Path, identity: Mapping[str, Any], fields: Mapping[str, Any]) -
 
 def begun_bytes(folder: Path) -> int:
     """Bytes that the unfinished files of ranks take on the disk by now."""
-    return sum(512 * part.stat().st_blocks for part in (folder / RANKS).rglob(f"*{PART}"))
+    blocks = 0
+    for part in (folder / RANKS).rglob(f"*{PART}"):
+        with suppress(FileNotFoundError):  # finished meanwhile
+            blocks += part.stat().st_blocks
+    return 512 * blocks
 
 
 def note_share(mine: Path, fields: Mapping[str, Any]) -> None:
