@@ -15,7 +15,7 @@ built_from=(pyproject.toml hatch_build.py flagdeploy/checkpoint/*.c)
 if [ ! -e "$stamp" ] || [ -n "$(find "${built_from[@]}" -newer "$stamp")" ]; then
     echo "installing flagdeploy and what its tests need into $venv" >&2
     "$venv/bin/pip" install --quiet --disable-pip-version-check torch==2.13.0
-    "$venv/bin/pip" install --quiet --disable-pip-version-check --editable '.[pytorch,test]'
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --editable '.[pytorch,ray,test]'
     touch "$stamp"
 fi
 

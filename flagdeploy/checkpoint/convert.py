@@ -23,15 +23,18 @@ def convert(
     workers: int,
     progress: Callable[[int], None],
     nonfinite: NonFinite,
+    parts: Path | None = None,
+    kind: type[OpenShard] = OpenShard,
 ) -> None:
     """Write the shards of `jobs`, each taken when its turn comes, into `out`; on any error or
-    interrupt, finished ones remain.
+    interrupt, finished ones remain. Unfinished ones are in `parts`, a folder on the same disk.
+    Another `kind` of shard makes something else of the tiles than a file.
 
     `progress` is called from the calling thread with the number of source bytes done so far.
     `nonfinite` is called, before a shard gets its name, with the tensors of the result that hold
     NaN or infinities and how many. Raises CheckpointError when a file cannot be read or written.
     """
-    run = _Run(jobs, source, out, nonfinite)
+    run = _Run(jobs, source, out, nonfinite, parts, kind)
     try:
         with ThreadPoolExecutor(workers, thread_name_prefix="convert") as pool:
             pending = threads = {pool.submit(run.work) for _ in range(workers)}
@@ -51,10 +54,15 @@ class _Run:
     """What the threads of a conversion share: the stream of tiles, the shards being written."""
 
     def __init__(
-        self, jobs: Iterable[ShardJob], source: Path, out: Path, nonfinite: NonFinite
+        self,
+        jobs: Iterable[ShardJob],
+        source: Path,
+        out: Path,
+        nonfinite: NonFinite,
+        parts: Path | None,
+        kind: type[OpenShard],
     ) -> None:
-        self.source = source
-        self.out = out
+        self.source, self.out, self.parts, self.kind = source, out, parts, kind
         self.nonfinite = nonfinite
         self.stop = threading.Event()
         self.lock = threading.Lock()
@@ -66,7 +74,7 @@ class _Run:
         self, jobs: Iterable[ShardJob]
     ) -> Iterator[tuple[OpenShard, tuple[Work, Tile] | None]]:
         for job in jobs:
-            shard = OpenShard(job, self.source, self.out)
+            shard = self.kind(job, self.source, self.out, self.parts)
             self.open.append(shard)
             for item in job.work:
                 for tile in item.tiles():

@@ -29,27 +29,33 @@ _WRITTEN_OUT = 64 << 20
 class OpenShard:
     """A shard being written and the source files it is read from."""
 
-    def __init__(self, job: ShardJob, source: Path, out: Path) -> None:
+    def __init__(self, job: ShardJob, source: Path, out: Path, parts: Path | None = None) -> None:
         self.job = job
         self.path = out / job.name
-        self.part = out / (job.name + PART)
+        self.part = (parts or out) / (job.name + PART)
         self.pending = 1
         self.nonfinite: dict[str, int] = {}
         self.descriptors: list[int] = []
-        self.part.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         with explained(f"cannot write {self.part}"):
-            self.target = os.open(self.part, flags, 0o666)
-            self.descriptors.append(self.target)
-            write_at(self.target, job.head, 0)
-            os.ftruncate(self.target, job.nbytes)
-            for at, content in job.constants:
-                write_at(self.target, content, at)
+            self.target = self._begin()
         self.files: dict[str, int] = {}
         for name in sorted(job.sources):
             with explained(f"cannot read {source / name}"):
                 self.files[name] = os.open(source / name, os.O_RDONLY | os.O_CLOEXEC)
                 self.descriptors.append(self.files[name])
+
+    def _begin(self) -> int:
+        """Open the file with everything in it that needs no reading."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        for place in (self.path, self.part):
+            place.parent.mkdir(parents=True, exist_ok=True)
+        target = os.open(self.part, flags, 0o666)
+        self.descriptors.append(target)
+        write_at(target, self.job.head, 0)
+        os.ftruncate(target, self.job.nbytes)
+        for at, content in self.job.constants:
+            write_at(target, content, at)
+        return target
 
     def write(self, item: Work, tile: Tile, scratch: "Scratch") -> int:
         """Convert one tile; returns how many of its values are not finite."""

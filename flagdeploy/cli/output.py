@@ -4,13 +4,17 @@ Colour and progress bars appear only on a terminal; `rich` is loaded only then.
 """
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from flagdeploy.errors import FlagdeployError
 from flagdeploy.records.events import Event, Report
-from flagdeploy.records.sizes import readable
+from flagdeploy.records.sizes import duration, readable
+
+# A rate over less time than this says nothing.
+_RATE_AFTER_S = 2.0
 
 
 class Output:
@@ -65,6 +69,7 @@ class _Lines:
 
     def __init__(self) -> None:
         self.shown: dict[tuple[str, str | None], int] = {}
+        self.rates: dict[tuple[str, str | None], _Rate] = {}
 
     def show(self, event: Event) -> None:
         host = f"[{event.host}] " if event.host else ""
@@ -73,9 +78,28 @@ class _Lines:
             return
         tenth = 10 * (event.done or 0) // event.total
         key = (event.stage, event.host)
+        if key not in self.rates:
+            self.rates[key] = _Rate(event)
+        rate = self.rates[key].text(event)
         if self.shown.get(key, -1) != tenth:
             self.shown[key] = tenth
-            print(f"{host}{event.message} {amount(event)}", file=sys.stderr, flush=True)
+            print(f"{host}{event.message} {amount(event)}{rate}", file=sys.stderr, flush=True)
+
+
+class _Rate:
+    """Bytes per second since an event, and the time that is left; of other units nothing."""
+
+    def __init__(self, first: Event) -> None:
+        self.began, self.before = time.monotonic(), first.done or 0
+
+    def text(self, event: Event) -> str:
+        """Empty at the beginning and at the end."""
+        seconds = time.monotonic() - self.began
+        moved, left = (event.done or 0) - self.before, (event.total or 0) - (event.done or 0)
+        if event.unit != "B" or moved <= 0 or left <= 0 or seconds < _RATE_AFTER_S:
+            return ""
+        rate = moved / seconds
+        return f", {readable(int(rate))}/s, {duration(left / rate)} left"
 
 
 def amount(event: Event) -> str:
@@ -94,6 +118,7 @@ def _bars() -> Iterator[Report]:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn())
     amounts = TextColumn("{task.fields[amount]}")
     tasks: dict[tuple[str, str | None], Any] = {}
+    rates: dict[tuple[str, str | None], _Rate] = {}
     with Progress(
         *columns, amounts, TimeElapsedColumn(), console=Console(stderr=True), transient=True
     ) as bars:
@@ -107,9 +132,9 @@ def _bars() -> Iterator[Report]:
             key = (event.stage, event.host)
             if key not in tasks:
                 tasks[key] = bars.add_task(text, total=event.total, amount="")
-            bars.update(
-                tasks[key], completed=event.done or 0, description=text, amount=amount(event)
-            )
+                rates[key] = _Rate(event)
+            shown = amount(event) + rates[key].text(event)
+            bars.update(tasks[key], completed=event.done or 0, description=text, amount=shown)
 
         yield report
 

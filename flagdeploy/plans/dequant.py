@@ -25,7 +25,7 @@ from flagdeploy.plans.conversion_plan import ConversionPlan
 
 TORCH_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 # Files that describe the quantization that is being removed.
-_QUANTIZATION_FILES = {"hf_quant_config.json", "quant_cfg.json", "quantize_config.json"}
+QUANTIZATION_FILES = {"hf_quant_config.json", "quant_cfg.json", "quantize_config.json"}
 LAYER = re.compile(r"model\.layers\.(\d+)\.")
 _SHOWN = 10
 
@@ -277,7 +277,7 @@ def split_files(
     """Names of the files to copy as they are, and of those that have no place in the output."""
     written = {INDEX, RECORD, "config.json", *checkpoint.index.shards}
     others = [name for name in sorted(files) if name not in written]
-    left = [n for n in others if n in _QUANTIZATION_FILES or is_weight(n)]
+    left = [n for n in others if n in QUANTIZATION_FILES or is_weight(n)]
     return tuple(name for name in others if name not in left), tuple(left)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from flagdeploy.checkpoint.index import INDEX
+from flagdeploy.checkpoint.ownership import require_complete
 from flagdeploy.checkpoint.safetensors_file import MAX_HEADER_BYTES
 from flagdeploy.checkpoint.verify import verify
 from flagdeploy.errors import CheckpointError, HostError
@@ -27,6 +28,7 @@ def verify_on_host(launcher: Launcher, path: str) -> None:
     header, with its true length as a hole. Raises CheckpointError with everything that is wrong.
     """
     with likeness_of(launcher, path) as likeness:
+        require_complete(likeness)
         verify(likeness).require()
 
 

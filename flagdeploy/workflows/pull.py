@@ -113,6 +113,7 @@ def _pull_local(
     if not source.is_dir():
         hint = "a repository of the hub is written OWNER/NAME"
         raise CheckpointError(f"{source}: no such folder", hint)
+    ownership.require_complete(source)
     found = verify(source).require()
     files = {name: inside(source, name) for name in list_files(source)}
     plan = plan_pull(str(source), {name: path.stat().st_size for name, path in files.items()})

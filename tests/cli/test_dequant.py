@@ -10,6 +10,8 @@ from checkpoint.deepseek_layout import deepseek
 from typer.testing import CliRunner
 
 from flagdeploy.cli.app import app
+from flagdeploy.cli.output import Output
+from flagdeploy.records.events import Event
 
 
 @pytest.fixture
@@ -69,3 +71,60 @@ def test_loads_nothing_heavy(source: Path) -> None:
         [sys.executable, "-c", code, str(source)], check=True, capture_output=True, text=True
     )
     assert done.stdout == "[]\n"
+
+
+def test_the_share_of_a_rank(source: Path) -> None:
+    arguments = ["dequant", "--ckpt", str(source), "--rank", "1", "--world-size", "3"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0
+    assert done.stdout == (
+        f"{source}-bf16: rank 1 of 3: 1 of its 1 shard(s) written now, all are there; "
+        "2 of 3 shard(s) are missing of other ranks, the last of which completes the folder\n"
+    )
+
+
+def test_in_place(source: Path) -> None:
+    arguments = ["dequant", "--ckpt", str(source), "--in-place"]
+    planned = CliRunner().invoke(app, [*arguments, "--dry-run", "--json"])
+    assert json.loads(planned.stdout)["space"]["peak"] > json.loads(planned.stdout)["space"]["end"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0
+    assert done.stdout == f"{source}: 3 shard(s), 1.5 MB of bf16: 3 written in place, verified\n"
+    assert "quantization_config" not in json.loads((source / "config.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--rank", "one", "--world-size", "2"], "--rank one: is neither a number nor auto"),
+        (["--rank", "1"], "--rank needs --world-size"),
+        (["--rank", "auto"], "--rank auto: no srun, mpirun or torchrun started this process"),
+        (["--on", "moon"], "--on moon: unknown"),
+        (["--on", "hosts"], "--on hosts and --hosts FILE go together"),
+        (["--hosts", "hosts.txt"], "--on hosts and --hosts FILE go together"),
+        (["--on", "ray", "--rank", "1"], "--on ray: makes the ranks itself"),
+        (["--on", "ray", "--python", "python3"], "--python: is for --on hosts"),
+        (["--ray-address", "auto"], "--ray-address: is for --on ray"),
+        (["--in-place", "--out", "x"], "--in-place: goes with none of --out, --rank, --world-"),
+    ],
+)
+def test_options_that_do_not_go_together(source: Path, options: list[str], message: str) -> None:
+    done = CliRunner().invoke(app, ["dequant", "--ckpt", str(source), *options])
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"error: {message}")
+    assert not Path(f"{source}-bf16").exists()
+
+
+def test_rates_are_shown_while_it_takes_long(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter([0.0, 0.0, 10.0, 20.0])
+    monkeypatch.setattr("flagdeploy.cli.output.time.monotonic", lambda: next(seconds))
+    with Output().progress() as report:
+        for done in (2_000_000_000, 4_000_000_000, 8_000_000_000):
+            report(Event("convert", "to bf16", done=done, total=8_000_000_000, unit="B"))
+    assert capsys.readouterr().err.splitlines() == [
+        "to bf16 2.0 GB of 8.0 GB",
+        "to bf16 4.0 GB of 8.0 GB, 200.0 MB/s, 20 s left",
+        "to bf16 8.0 GB of 8.0 GB",
+    ]

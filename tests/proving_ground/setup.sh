@@ -13,6 +13,12 @@ need ssh openssh-client
 need dockerd docker.io
 need docker-registry docker-registry
 need ip iproute2
+need mpirun openmpi-bin
+need munged munge
+need slurmctld slurmctld
+need slurmd slurmd
+need srun slurm-client
+need mke2fs e2fsprogs
 ((${#missing[@]})) || exit 0
 
 # invoke-rc.d asks this file whether a package may start its service: 101 forbids it.

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -148,7 +149,14 @@ def test_a_dry_run_writes_nothing(source: Path, tmp_path: Path) -> None:
     result = dequant(source, dry_run=True)
     assert contents(tmp_path) == before
     assert result.outcome == "planned"
-    assert str(result).splitlines()[-1].startswith(f"  to {source}-bf16, where ")
+    where, time = str(result).splitlines()[-2:]
+    assert where.startswith(f"  to {source}-bf16, where ")
+    assert re.fullmatch(
+        r"  time: at least \d+ s: reading at \S+ .B/s \(\S+ .B read cold\), "
+        r"converting at \S+ .B/s \(\d+ thread\(s\), \w+ kernel, tried for a moment\); "
+        r"writing is not measured: 1.5 MB take 0 s at 1 GB/s",
+        time,
+    )
 
 
 def test_the_second_time_nothing_changes(source: Path) -> None:
