@@ -40,8 +40,9 @@ def dequant(
         str | None,
         typer.Option(
             "--act-scales",
-            metavar="FILE|NUMBER",
-            help="Of w4afp8 for trtllm: calibrated scales, or one number for all experts.",
+            metavar="FILE|DIR|NUMBER",
+            help="Of w4afp8 for trtllm: scales from calibrate or published, a folder of "
+            "Model-Optimizer's amax_dict_rank*-mp*.pt, or one number for all experts.",
         ),
     ] = None,
     parts: Annotated[
@@ -102,7 +103,7 @@ def dequant(
     quiet: options.Quiet = False,
 ) -> None:
     """Convert a checkpoint: to BF16, FP16 or FP32 from FP8 blocks (DeepSeek V3, R1, V3.1, V3.2),
-    MXFP4 (gpt-oss) or W4AFP8; BF16 to FP8 blocks; FP8 blocks or BF16 to W4AFP8.
+    MXFP4 (gpt-oss) or W4AFP8 (both layouts); BF16 to FP8 blocks; FP8 blocks or BF16 to W4AFP8.
 
     Defined to the last bit, shard by shard in constant memory. Interrupt it at any moment: the same
     command goes on, and finished shards are not written again.

@@ -41,8 +41,9 @@ class Conversion:
         if self.to == "w4afp8" and self.layout != "vllm" and self.act_scales is None:
             raise UsageError(
                 "--to w4afp8: needs the activation scales of the experts",
-                "give a calibrated file (--act-scales act_scales.safetensors), or one number for "
-                "all experts, such as --act-scales 1.0, which costs accuracy",
+                "record them (flagdeploy calibrate --prompts FILE), give a published file or "
+                "Model-Optimizer's folder with --act-scales, or one number for all experts, such "
+                "as --act-scales 1.0, which costs accuracy",
             )
 
     def arguments(self) -> list[str]:

@@ -44,8 +44,8 @@ def dequant(
     The output is `out`, by default beside the source with ``-bf16`` (and so on) appended; tensors
     that need no conversion are copied byte for byte. `drop_mtp` leaves the multi-token prediction
     layers out. For w4afp8: `layout` is trtllm (TensorRT-LLM and SGLang; the default) or vllm;
-    `act_scales`, which trtllm needs, is a file of calibrated scales or one number for all experts;
-    `parts` is the number of shards of trtllm (9).
+    `act_scales`, which trtllm needs, is a file of calibrated scales, a Model-Optimizer folder or
+    one number for all experts; `parts` is the number of shards of trtllm (9).
 
     It may be interrupted at any moment: the same call goes on, and finished shards are not written
     again. ``flagdeploy.json`` appears last: then the folder is complete.
