@@ -171,6 +171,7 @@ async def _live(a: Bundle, b: Endpoint, work: _Work) -> CompareResult:
             log=AnswerLog(path),
             report=work.report,
             stage="answer",
+            token_ids=capabilities.return_token_ids,
         )
     mode = "paired with teacher forcing" if forced else "paired answers only"
     return paired(a, about, [*findings, *forced], recorded, answers, mode)

@@ -3,7 +3,7 @@ import random
 import pytest
 
 from flagdeploy.evals.accuracy import Pair, accuracy
-from flagdeploy.evals.verdict import Finding, Verdict, overall
+from flagdeploy.evals.verdict import Finding, Verdict, judged, overall
 
 
 def pairs(
@@ -29,11 +29,11 @@ MARGINS = {"gsm8k": 3.0, "mmlu": 3.0, "aime": 3.0}
 
 
 def verdict(findings: list[Finding]) -> Verdict:
-    return overall(findings)
+    return overall(judged(findings))
 
 
 def test_nothing_discordant_in_thirty_questions_proves_nothing() -> None:
-    (finding,) = accuracy(pairs(30, 0.8, 0, 0), {})
+    finding, _ = accuracy(pairs(30, 0.8, 0, 0), {})
     assert finding.verdict is Verdict.INCONCLUSIVE
     assert finding.required
     assert finding.needed_n is not None
@@ -59,14 +59,15 @@ def test_a_loss_at_the_margin_rarely_passes() -> None:
 
 def test_the_pool_decides_where_each_benchmark_is_too_small() -> None:
     rows = three(0.02, 0.02, 1)[:-150]  # leaves 50 questions of the last benchmark
-    findings = accuracy(rows, MARGINS)
+    findings = judged(accuracy(rows, MARGINS))
     assert [finding.name for finding in findings] == [
         "accuracy, all benchmarks",
         "accuracy, gsm8k",
         "accuracy, mmlu",
         "accuracy, aime",
+        "answer flips",
     ]
-    assert [finding.required for finding in findings] == [True, False, False, False]
+    assert [finding.required for finding in findings] == [True, False, False, False, False]
     assert findings[0].verdict is Verdict.PASS
     assert findings[3].verdict is Verdict.INCONCLUSIVE
     assert overall(findings) is Verdict.PASS
@@ -74,8 +75,8 @@ def test_the_pool_decides_where_each_benchmark_is_too_small() -> None:
 
 def test_one_broken_benchmark_fails_a_passing_pool() -> None:
     rows = pairs(5000, 0.8, 0.001, 0.001, task="big") + pairs(100, 0.8, 0.0, 0.4, task="broken")
-    findings = accuracy(rows, {"big": 3.0, "broken": 3.0})
-    assert [f.verdict for f in findings] == ["PASS", "PASS", "FAIL"]
+    findings = judged(accuracy(rows, {"big": 3.0, "broken": 3.0}))
+    assert [f.verdict for f in findings] == ["PASS", "PASS", "FAIL", "INFO"]
     assert overall(findings) is Verdict.FAIL
 
 
@@ -88,25 +89,25 @@ def test_the_default_margin_is_one_per_cent_of_the_baseline() -> None:
 def test_missing_answers_withhold_a_pass_when_they_could_matter() -> None:
     rows = [Pair(str(i), "t", 1.0, 1.0) for i in range(1000)]
     lost = [Pair(f"lost {i}", "t", 1.0, None) for i in range(60)]
-    (whole,) = accuracy(rows, {"t": 3.0})
-    (part,) = accuracy(rows + lost, {"t": 3.0})
+    whole, _ = accuracy(rows, {"t": 3.0})
+    part, _ = accuracy(rows + lost, {"t": 3.0})
     assert whole.verdict is Verdict.PASS
     assert part.verdict is Verdict.INCONCLUSIVE
     assert part.sentence == (
         "100.00% at the baseline, 100.00% here on 1000 questions; 0 right only here, 0 right only "
-        "there (exact McNemar p = 1); 60 without an answer, and counting those as wrong it would "
-        "not pass"
+        "there (exact McNemar p = 1, mid-p 1); non-inferiority p = 1.34e-08 at 3.00 points; 60 "
+        "without an answer, and counting those as wrong it would not pass"
     )
 
 
 def test_a_few_missing_answers_do_not() -> None:
     rows = [Pair(str(i), "t", 1.0, 1.0) for i in range(1000)]
-    (finding,) = accuracy([*rows, Pair("lost", "t", 1.0, None)], {"t": 3.0})
+    finding, _ = accuracy([*rows, Pair("lost", "t", 1.0, None)], {"t": 3.0})
     assert finding.verdict is Verdict.PASS
     assert finding.sentence.endswith("; 1 without an answer")
 
 
 def test_no_answers_at_all() -> None:
-    (finding,) = accuracy([Pair("a", "t", 1.0, None)], {})
+    finding, _ = accuracy([Pair("a", "t", 1.0, None)], {})
     assert finding.verdict is Verdict.INCONCLUSIVE
     assert finding.sentence == "no question was answered"
