@@ -51,6 +51,24 @@ class Mean:
         return t_cdf((limit - self.value) / self.se, self.clusters - 1)
 
 
+@dataclass(frozen=True)
+class Scale(Mean):
+    """A mean above 0 whose spread grows with it, such as one of squares: t on its logarithm."""
+
+    def interval(self, level: float) -> Interval:
+        if self.value <= 0.0 or self.clusters < 2:
+            return super().interval(level)
+        logarithm = Mean(math.log(self.value), self.se / self.value, self.clusters)
+        edges = logarithm.interval(level)
+        return Interval(math.exp(edges.low), math.exp(min(700.0, edges.high)))
+
+    def p_above(self, limit: float = 0.0) -> float:
+        if self.value <= 0.0:
+            return 1.0
+        logarithm = Mean(math.log(self.value), self.se / self.value, self.clusters)
+        return logarithm.p_above(math.log(limit))
+
+
 def clustered_mean(values: Sequence[float], clusters: Sequence[Hashable] | None = None) -> Mean:
     """Mean and cluster-robust standard error of `values`.
 
