@@ -5,6 +5,7 @@ Checked against tables in tests/evals/test_distributions.py; arguments are plain
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from statistics import NormalDist
 
 _NORMAL = NormalDist()
@@ -64,6 +65,7 @@ def t_cdf(t: float, df: float) -> float:
     return 1.0 - tail if t > 0 else tail
 
 
+@lru_cache
 def t_quantile(p: float, df: float) -> float:
     """The t with P(T <= t) = p, by bisection on `t_cdf`."""
     if p < 0.5:
