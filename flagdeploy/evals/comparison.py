@@ -169,8 +169,9 @@ def totals(
     about_a: Mapping[str, Any],
     about_b: Mapping[str, Any],
     counts: Mapping[str, int] | None = None,
+    margin_pp: float | None = None,
 ) -> CompareResult:
-    findings = judged(aggregates(rows))
+    findings = judged(aggregates(rows, margin_pp))
     return CompareResult(
         verdict=overall(findings),
         mode="published totals",

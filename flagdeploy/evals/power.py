@@ -91,12 +91,12 @@ LEAST_DISCORDANCE = 0.02
 
 @dataclass(frozen=True)
 class Task:
-    """What is known of a benchmark before a run: questions, score, tokens of a reply, margin."""
+    """What is known of a benchmark before a run; `tokens` of a mean reply, None where unknown."""
 
     name: str
     n: int
     accuracy: float
-    tokens: float
+    tokens: float | None
     margin: float
     discordance: float | None = None
 
@@ -120,8 +120,8 @@ class Planned:
     power: float
     detectable: float
     requests: int
-    tokens: int
-    minutes: float
+    tokens: int | None
+    minutes: float | None
 
 
 def plan(
@@ -149,7 +149,9 @@ def plan(
         "all benchmarks",
         n,
         mean([task.accuracy for task in tasks]),
-        mean([task.tokens for task in tasks]),
+        None
+        if any(task.tokens is None for task in tasks)
+        else mean([t.tokens or 0 for t in tasks]),
         mean([task.margin for task in tasks]),
         mean([task.expected_discordance for task in tasks]),
     )
@@ -160,7 +162,7 @@ def _planned(task: Task, tokens_per_second: float, alpha: float, power: float) -
     psi = task.expected_discordance
     needed = needed_for_non_inferiority(psi, task.margin, alpha, power)
     repeats = math.ceil(needed / task.n)
-    tokens = round(task.n * repeats * task.tokens)
+    tokens = None if task.tokens is None else round(task.n * repeats * task.tokens)
     return Planned(
         name=task.name,
         n=task.n,
@@ -172,5 +174,5 @@ def _planned(task: Task, tokens_per_second: float, alpha: float, power: float) -
         detectable=detectable(psi, task.n, alpha, power),
         requests=task.n * repeats,
         tokens=tokens,
-        minutes=tokens / tokens_per_second / 60.0,
+        minutes=None if tokens is None else tokens / tokens_per_second / 60.0,
     )
