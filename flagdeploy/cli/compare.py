@@ -78,9 +78,9 @@ def compare(
 ) -> None:
     """Say whether a deployment is the same model as a baseline.
 
-    Exit code 0 for PASS; 1 for FAIL (it answers worse) and DIFFERENT (another model, though not
-    shown to be worse); 3 for INCONCLUSIVE (too little was asked; the report says how much would
-    decide).
+    Exit code 0 for PASS; 1 for FAIL (worse than allowed) and DIFFERENT (another model, though not
+    shown to be worse than allowed); 3 for INCONCLUSIVE (too little was asked; the report says how
+    much would decide).
 
     \b
       flagdeploy compare --baseline h100                    the deployment that runs

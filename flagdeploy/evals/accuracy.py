@@ -127,13 +127,23 @@ def _sentence(rows: Sequence[tuple[Pair, float]], found: Paired, margin: float) 
     worse = sum(difference < 0 for _, difference in rows)
     repeats = min(pair.repeats for pair, _ in rows)
     asked = f"{n} questions" if repeats == 1 else f"{n} questions asked {repeats} times"
-    groups = f" in {found.clusters} subjects" if found.clusters else ""
+    asked += _groups(rows, found)
     right = ("right only here", "right only there") if repeats == 1 else ("better", "worse here")
     return (
-        f"{base:.2%} at the baseline, {base + found.estimate:.2%} here on {asked}{groups}; "
+        f"{base:.2%} at the baseline, {base + found.estimate:.2%} here on {asked}; "
         f"{better} {right[0]}, {worse} {right[1]} ({_test(rows)[0]}); "
         f"non-inferiority p = {found.p_above(-margin):.3g} at {100 * margin:.2f} points"
     )
+
+
+def _groups(rows: Sequence[tuple[Pair, float]], found: Paired) -> str:
+    subjects = {pair.cluster for pair, _ in rows if pair.cluster}
+    if found.clusters:
+        alone = any(not pair.cluster for pair, _ in rows)
+        return f" in {found.clusters} {'independent groups' if alone else 'subjects'}"
+    if subjects:
+        return f" ({len(subjects)} subjects, too few to tell how subjects vary)"
+    return ""
 
 
 def _lost(missing: int, would_pass: bool, passed: bool) -> str:

@@ -17,7 +17,7 @@ MODES = {
 MEANINGS = {
     "PASS": "the same model as the baseline, within the margins",
     "FAIL": "not the same model as the baseline",
-    "DIFFERENT": "another model than the baseline; that it answers worse was not shown",
+    "DIFFERENT": "another model than the baseline; harm beyond the margins was not shown",
     "INCONCLUSIVE": "not enough evidence for either verdict",
 }
 

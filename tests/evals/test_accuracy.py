@@ -111,3 +111,60 @@ def test_no_answers_at_all() -> None:
     finding, _ = accuracy([Pair("a", "t", 1.0, None)], {})
     assert finding.verdict is Verdict.INCONCLUSIVE
     assert finding.sentence == "no question was answered"
+
+
+def test_subjects_are_groups_when_there_are_enough_of_them() -> None:
+    def sentence(subjects: int, lone: int = 0) -> str:
+        rows = [Pair(str(i), "t", 1.0, float(i % 50 > 0), f"s{i % subjects}") for i in range(200)]
+        rows += [Pair(f"lone {i}", "u", 1.0, 1.0) for i in range(lone)]
+        return accuracy(rows, {})[0].sentence
+
+    assert "200 questions in 40 subjects;" in sentence(40)
+    assert "200 questions (4 subjects, too few to tell how subjects vary);" in sentence(4)
+    assert "230 questions in 70 independent groups;" in sentence(40, lone=30)
+
+
+def test_repeats_are_means_and_their_flips_are_tested_by_permutation() -> None:
+    rng = random.Random(4)
+
+    def share(p: float) -> float:
+        return sum(rng.random() < p for _ in range(8)) / 8
+
+    rows = [Pair(str(i), "t", share(0.8), share(0.8), repeats=8) for i in range(198)]
+    finding, flips = judged(accuracy(rows, {"t": 3.0}))
+    assert finding.verdict is Verdict.PASS
+    assert "198 questions asked 8 times; " in finding.sentence
+    assert "better, " in finding.sentence
+    assert "sign-flip permutation p = " in flips.sentence
+    worse = [Pair(str(i), "t", share(0.8), share(0.7), repeats=8) for i in range(198)]
+    assert judged(accuracy(worse, {"t": 3.0}))[0].verdict is Verdict.FAIL
+
+
+def test_a_better_model_is_another_one() -> None:
+    findings = judged(accuracy(three(0.12, 0.0, 3), MARGINS))
+    assert overall(findings) is Verdict.DIFFERENT
+    assert [f.name for f in findings if f.verdict is Verdict.DIFFERENT] == ["answer flips"]
+
+
+def test_a_loss_that_is_certain_but_small_is_within_the_margin() -> None:
+    rows = pairs(5000, 0.8, 0.0, 0.008)
+    finding, flips = judged(accuracy(rows, {"t": 3.0}))
+    assert (finding.verdict, flips.verdict) == ("PASS", "INFO")
+    assert "detectable, but within the margin: exact McNemar p = " in flips.sentence
+
+
+def test_sides_mirror_each_other() -> None:
+    rows = three(0.03, 0.05, 8)
+    mirrored = [Pair(p.key, p.task, p.candidate or 0.0, p.baseline) for p in rows]
+    for one, other in zip(accuracy(rows, MARGINS), accuracy(mirrored, MARGINS), strict=True):
+        if one.interval and other.interval:
+            assert one.interval.low == pytest.approx(-other.interval.high)
+        if "flips" in one.name:
+            assert (one.estimate, one.p) == (other.estimate, other.p)
+
+
+def test_the_order_of_questions_changes_nothing() -> None:
+    rows = three(0.03, 0.05, 8)
+    moved = sorted(rows, key=lambda pair: hash(pair.key))
+    one = {f.name: f for f in accuracy(rows, MARGINS)}
+    assert one == {f.name: f for f in accuracy(moved, MARGINS)}

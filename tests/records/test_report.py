@@ -142,7 +142,7 @@ def test_the_most_serious_test_is_explained_first() -> None:
     tests = [TESTS[1], {**TESTS[1], "name": "b", "verdict": "DIFFERENT", "needed_n": None}]
     shown = text({**RESULT, "verdict": "DIFFERENT", "tests": tests}).splitlines()
     assert shown[0] == (
-        "DIFFERENT: here against h200: another model than the baseline; that it answers worse was "
-        "not shown"
+        "DIFFERENT: here against h200: another model than the baseline; harm beyond the "
+        "margins was not shown"
     )
     assert [line.split(":")[0] for line in shown[7:9]] == ["b", "accuracy, a|b"]
