@@ -34,6 +34,8 @@ def findings(variant: str) -> list[Finding]:
 @pytest.mark.parametrize("variant", DATA["variants"])
 def test_the_verdict_of_teacher_forcing_alone(variant: str) -> None:
     expected = Verdict.PASS if variant in HARMLESS else Verdict.DIFFERENT
+    if variant == "6 bit per row":  # at the margin, as 5 to 6 bit are for larger models
+        expected = Verdict.INCONCLUSIVE
     assert overall(findings(variant)) is expected
 
 

@@ -183,7 +183,7 @@ def test_a_baseline_against_itself_alarms_no_more_often_than_alpha() -> None:
 
 
 def test_a_noisy_baseline_against_itself_neither() -> None:
-    # three times the margin of logit noise, on both sides: only its own floor can excuse it
+    # more than twice the margin of logit noise, on both sides: only its own floor can excuse it
     def report(seed: int) -> list[Finding]:
         floor = largest([distance([(1.0, 1.0)], noisy(0.3, 10_000 + seed), [])])
         return judged(teacher_forced(noisy(0.3, seed), 0, floor))
