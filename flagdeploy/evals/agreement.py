@@ -20,9 +20,10 @@ FEWEST_SEQUENCES = 20  # below, a clustered standard error is not to be trusted
 TOP1_MARGIN = 0.05
 NLL_MARGIN = 0.02
 # The same three as logit noise: 0.03, 0.14 and 0.5 nat. The small DeepSeek-R1 of examples/, whose
-# KL divergences are fifty times smaller because it is certain of most tokens: BF16 0.06, 8 bit
-# 0.05, 6 bit 0.15, one routed expert more 0.24, 4 bit 0.5 to 0.6, one expert damaged 2.7. An
-# eighth is the spacing of BF16 between 16 and 32, where large logits lie.
+# KL divergences are fifty times smaller because it is certain of most tokens: BF16 0.05 to 0.07
+# over one to eight ranks, with an FP8 latent cache 0.075, 8 bit 0.05, 6 bit 0.15, one routed
+# expert more 0.24, 4 bit 0.5 to 0.6, one expert damaged 2.7. An eighth is the spacing of BF16
+# between 16 and 32, where large logits lie.
 NOISE_MARGIN = 0.125
 
 

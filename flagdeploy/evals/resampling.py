@@ -79,7 +79,7 @@ def _bca(drawn: _Array, estimate: float, left_out: _Array, level: float) -> tupl
     apart = left_out[np.isfinite(left_out)]
     apart = apart.mean() - apart
     spread = float((apart**2).sum())
-    acceleration = float((apart**3).sum()) / (6 * spread**1.5) if spread > 1e-300 else 0.0
+    acceleration = float(((apart / math.sqrt(spread)) ** 3).sum()) / 6 if spread else 0.0
     edges = []
     for p in (0.5 - level / 2, 0.5 + level / 2):
         z = bias + normal_quantile(p)

@@ -59,7 +59,7 @@ def test_a_ratio_of_one_to_a_floor_of_the_same_size() -> None:
 
 
 def test_a_noisy_baseline_allows_its_candidate_twice_its_own_noise() -> None:
-    # 0.2 nat are beyond the margin of an eighth, but not for a baseline that is off by as much itself
+    # 0.2 nat are beyond the margin, but not for a baseline that is off by as much itself
     without = judged(teacher_forced(noisy(0.2, 5), 0, {}))[2]
     within = judged(teacher_forced(noisy(0.2, 5), 0, floor_of(0.2)))[2]
     beyond = judged(teacher_forced(noisy(0.8, 5), 0, floor_of(0.2)))[2]
