@@ -54,19 +54,44 @@ def compare(
         Path | None,
         typer.Option(metavar="DIR", help="Where answers are kept; give it again to go on."),
     ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            metavar="POINTS",
+            min=0.01,
+            help="Accuracy that may be lost. Default: 1% of "
+            "the baseline's, or what the benchmark says.",
+        ),
+    ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only say how much a verdict takes; asks no endpoint.")
+    ] = False,
+    power: Annotated[
+        float, typer.Option(help="With --plan: chance that a faithful deployment passes.")
+    ] = 0.8,
+    speed: Annotated[
+        float,
+        typer.Option(metavar="TOKENS/S", min=0.001, help="With --plan: output of one request."),
+    ] = 30.0,
     workspace: options.Workspace = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Say whether a deployment is the same model as a baseline: PASS, FAIL or INCONCLUSIVE.
+    """Say whether a deployment is the same model as a baseline.
 
-    Exit code 0 for PASS, 1 for FAIL, 3 for INCONCLUSIVE.
+    Exit code 0 for PASS; 1 for FAIL (worse than allowed) and DIFFERENT (another model, though not
+    shown to be worse than allowed); 3 for INCONCLUSIVE (too little was asked; the report says how
+    much would decide).
 
     \b
       flagdeploy compare --baseline h100                    the deployment that runs
       flagdeploy compare http://host:8000 --baseline h200   any OpenAI-compatible endpoint
       flagdeploy compare mlu590 --baseline h100             two published tables
       flagdeploy compare --from-table scores.csv            task,n,base,cand
+      flagdeploy compare --plan --baseline h100 --margin 1  questions, repeats, tokens, time
     """
+    if plan:
+        _plan(baseline, workspace, margin, power, speed, concurrency, str(json_file) == "-")
+        return
     import json
 
     from flagdeploy.records import report as reports
@@ -91,6 +116,7 @@ def compare(
             concurrency=concurrency,
             limit=limit,
             record_dir=record,
+            margin_pp=margin,
             report=report,
         )
     data = result.to_json()
@@ -102,3 +128,27 @@ def compare(
     if record.is_dir():
         out.note(f"answers and report: {record}")
     raise typer.Exit(result.exit_code)
+
+
+def _plan(
+    baseline: str | None,
+    workspace: str | None,
+    margin: float | None,
+    power: float,
+    speed: float,
+    concurrency: int,
+    as_json: bool,
+) -> None:
+    from flagdeploy.records import compare_plan as plans
+    from flagdeploy.workflows.compare_plan import plan_compare
+
+    out.json = as_json
+    found = plan_compare(
+        baseline,
+        workspace=workspace,
+        margin_pp=margin,
+        power=power,
+        speed=speed,
+        concurrency=concurrency,
+    )
+    out.result(plans.text(found), found)

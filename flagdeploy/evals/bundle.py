@@ -11,7 +11,7 @@ import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,11 @@ class Bundle:
     @property
     def margins_pp(self) -> dict[str, float | None]:
         return {row["name"]: row.get("margin_pp") for row in self.manifest["benchmarks"]}
+
+    def with_margin(self, points: float) -> "Bundle":
+        """This bundle with `points` as the margin of every benchmark."""
+        rows = [{**row, "margin_pp": points} for row in self.manifest["benchmarks"]]
+        return replace(self, manifest={**self.manifest, "benchmarks": rows})
 
     @property
     def noise_floor(self) -> Mapping[str, Any]:

@@ -9,12 +9,13 @@ from flagdeploy.evals import agreement, parity
 from flagdeploy.evals.accuracy import Pair, accuracy
 from flagdeploy.evals.answers import Answer, account
 from flagdeploy.evals.bundle import Bundle
+from flagdeploy.evals.divergence import divergence, parting
+from flagdeploy.evals.lengths import output_length, truncation
 from flagdeploy.evals.tables import Row, Score, Table, normalized
 from flagdeploy.evals.totals import aggregates
-from flagdeploy.evals.verdict import Finding, Verdict, overall
+from flagdeploy.evals.verdict import EXIT_CODES, Finding, Verdict, judged, overall
 
 RESULT_FORMAT = "flagdeploy-compare/1"
-EXIT_CODES = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 3}
 FLIPS_SHOWN = 10
 
 
@@ -85,15 +86,20 @@ def paired(
     mode: str,
 ) -> CompareResult:
     both = list(zip(recorded, answers, strict=True))
-    pairs = [Pair(x.item, x.task, x.score or 0.0, y.score) for x, y in both]
+    clusters = {item.key: item.cluster for item in a.items}
+    pairs = [
+        Pair(x.item, x.task, x.score or 0.0, y.score, _subject(x.item, clusters)) for x, y in both
+    ]
     tokens = [
         (x.completion_tokens, y.completion_tokens)
         for x, y in both
         if x.completion_tokens and y.completion_tokens
     ]
     if both:
-        tests = accuracy(pairs, a.margins_pp)
-        findings = [*findings, *tests, agreement.output_length(tokens)]
+        tests = accuracy(pairs, a.margins_pp, a.noise_floor.get("discordant"))
+        cut = [(x.status == "length", y.status == "length") for x, y in both if y.score is not None]
+        findings = [*findings, *tests, output_length(tokens), truncation(cut), *_greedy(a, answers)]
+    findings = judged(findings)
     flips = [_flip(x, y) for x, y in both if y.score is not None and x.score != y.score]
     return CompareResult(
         verdict=overall(findings),
@@ -107,6 +113,32 @@ def paired(
         flip_count=len(flips),
         identical=sum(x.content == y.content for x, y in both) / len(both) if both else None,
     )
+
+
+def _subject(item: str, clusters: Mapping[str, str]) -> str:
+    """The item's subject; a question without one is recorded as its own, which is none."""
+    cluster = clusters.get(item, "")
+    return "" if cluster == item else cluster
+
+
+def _greedy(a: Bundle, answers: Sequence[Answer]) -> list[Finding]:
+    """First divergence of greedy replies whose tokens both sides know; none where they sample."""
+    if a.manifest["sampling"]["temperature"] != 0:
+        return []
+    theirs = {answer.item: answer for answer in answers if answer.token_ids}
+    partings = [
+        parting(
+            passage.key,
+            passage.continuation,
+            theirs[passage.key].token_ids or (),
+            cut=theirs[passage.key].status == "length",
+            positions=passage.positions,
+        )
+        for passage in a.passages
+        if passage.key in theirs
+    ]
+    floor = a.noise_floor.get("divergence")
+    return [divergence(partings, floor)] if partings else []
 
 
 def _flip(x: Answer, y: Answer) -> dict[str, Any]:
@@ -137,8 +169,9 @@ def totals(
     about_a: Mapping[str, Any],
     about_b: Mapping[str, Any],
     counts: Mapping[str, int] | None = None,
+    margin_pp: float | None = None,
 ) -> CompareResult:
-    findings = aggregates(rows)
+    findings = judged(aggregates(rows, margin_pp))
     return CompareResult(
         verdict=overall(findings),
         mode="published totals",

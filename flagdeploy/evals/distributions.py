@@ -5,6 +5,7 @@ Checked against tables in tests/evals/test_distributions.py; arguments are plain
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from statistics import NormalDist
 
 _NORMAL = NormalDist()
@@ -64,6 +65,7 @@ def t_cdf(t: float, df: float) -> float:
     return 1.0 - tail if t > 0 else tail
 
 
+@lru_cache
 def t_quantile(p: float, df: float) -> float:
     """The t with P(T <= t) = p, by bisection on `t_cdf`."""
     if p < 0.5:
@@ -76,7 +78,7 @@ def t_quantile(p: float, df: float) -> float:
 
 def binomial_cdf(k: int, n: int, p: float = 0.5) -> float:
     """P(X <= k) for X ~ Bin(n, p), as a sum of exact terms."""
-    logs = (_log_choose(n, i) + i * math.log(p) + (n - i) * math.log1p(-p) for i in range(k + 1))
+    logs = (log_choose(n, i) + i * math.log(p) + (n - i) * math.log1p(-p) for i in range(k + 1))
     return min(1.0, math.fsum(math.exp(value) for value in logs))
 
 
@@ -85,7 +87,7 @@ def fisher_exact(right_a: int, n_a: int, right_b: int, n_b: int) -> float:
     total = right_a + right_b
 
     def log_p(k: int) -> float:
-        return _log_choose(n_a, k) + _log_choose(n_b, total - k) - _log_choose(n_a + n_b, total)
+        return log_choose(n_a, k) + log_choose(n_b, total - k) - log_choose(n_a + n_b, total)
 
     limit = log_p(right_a) + 1e-7  # tables equal but for rounding count as equally likely
     tables = range(max(0, total - n_b), min(n_a, total) + 1)
@@ -105,5 +107,6 @@ def bisect(f: Callable[[float], float], low: float, high: float) -> float:
             high = middle
 
 
-def _log_choose(n: int, k: int) -> float:
+def log_choose(n: int, k: int) -> float:
+    """ln of n over k."""
     return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)

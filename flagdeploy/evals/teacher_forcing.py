@@ -17,7 +17,9 @@ from flagdeploy.records.events import Event, Report
 
 LOWEST = -30.0  # nats; vLLM writes -9999 for minus infinity, and one such token would be the mean
 TIE = 1e-4  # nats; logits in BF16 tie often, and which of two equals comes first means nothing
-EPSILON = 1e-6  # least probability of "any other token" in the lumped KL divergence
+# Least probability of "any other token" in the lumped KL divergence: the rounding of a bundle.
+EPSILON = 1e-4
+NEAR, FAR = 0.1, 1.0  # nats between two tokens: rounding may swap them, rounding cannot
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,12 @@ class Passage:
 
 @dataclass(frozen=True)
 class Difference:
-    """Means over the positions of one sequence; nats where not a share of positions."""
+    """Means over the positions of one sequence; nats where not a share of positions.
+
+    `impurity` is the baseline's 1 - sum p^2, 0 where it is certain of every token. `near` and
+    `far` are the shares of positions whose best token differs although the baseline holds its own
+    for less than NEAR, more than FAR nats likelier.
+    """
 
     key: str
     length: int
@@ -50,6 +57,9 @@ class Difference:
     kl: float
     delta_nll: float
     not_finite: int
+    impurity: float
+    near: float = 0.0
+    far: float = 0.0
 
 
 async def score(
@@ -100,15 +110,30 @@ def difference(key: str, baseline: Sequence[Position], candidate: Sequence[Posit
     """How far `candidate` is from `baseline` over one sequence of equal positions."""
     n = len(baseline)
     pairs = list(zip(baseline, candidate, strict=True))
+    same = [_same_top(a.top, b.top) for a, b in pairs]
+    gaps = [gap(a.top, b.top) for (a, b), equal in zip(pairs, same, strict=True) if not equal]
     return Difference(
         key=key,
         length=n,
-        top1=sum(_same_top(a.top, b.top) for a, b in pairs) / n,
+        top1=sum(same) / n,
         top5=sum(_best(a.top) in _top(b.top, 5) for a, b in pairs) / n,
         kl=math.fsum(lumped_kl(a.top, b.top) for a, b in pairs) / n,
         delta_nll=math.fsum(_floored(a.logprob) - _floored(b.logprob) for a, b in pairs) / n,
         not_finite=sum(not _finite(b) for _, b in pairs),
+        impurity=math.fsum(impurity(a.top) for a, _ in pairs) / n,
+        near=sum(gap < NEAR for gap in gaps) / n,
+        far=sum(gap > FAR for gap in gaps) / n,
     )
+
+
+def gap(a: Mapping[int, float], b: Mapping[int, float]) -> float:
+    """How much likelier `a` holds its own best token than the best of `b`, in nats, at least 0."""
+    return max(a.values()) - _floored(a.get(_best(b), LOWEST))
+
+
+def impurity(top: Mapping[int, float]) -> float:
+    """1 - sum p^2 (Gini): how much of a distribution another kernel's rounding can move."""
+    return max(0.0, 1.0 - math.fsum(math.exp(2.0 * _floored(value)) for value in top.values()))
 
 
 def _best(top: Mapping[int, float]) -> int:

@@ -4,27 +4,22 @@ import math
 from collections.abc import Sequence
 
 from flagdeploy.evals.distributions import fisher_exact, normal_cdf
-from flagdeploy.evals.statistics import (
-    Interval,
-    needed_unpaired,
-    newcombe,
-    unpaired_p,
-    unpaired_se,
-)
+from flagdeploy.evals.power import needed_unpaired
+from flagdeploy.evals.proportions import newcombe, unpaired_p, unpaired_se
 from flagdeploy.evals.tables import Row, Score
-from flagdeploy.evals.verdict import ALPHA, KEPT, Finding, Verdict, failing
+from flagdeploy.evals.verdict import ALPHA, KEPT, Finding, Verdict
 
 
-def aggregates(rows: Sequence[Row]) -> list[Finding]:
+def aggregates(rows: Sequence[Row], margin_pp: float | None = None) -> list[Finding]:
     """Unpaired non-inferiority of published scores: every row that can be judged is required.
 
-    PASS by a one-sided z test of p_B > KEPT * p_A, interval by Newcombe at 95%. Clustering is
-    unknown for totals.
+    PASS by a one-sided z test of p_B > KEPT * p_A, or of p_B > p_A - `margin_pp` points; interval
+    by Newcombe at 95%. Clustering is unknown for totals.
     """
-    return failing([_aggregate(row) for row in rows])
+    return [_aggregate(row, margin_pp) for row in rows]
 
 
-def _aggregate(row: Row) -> Finding:
+def _aggregate(row: Row, margin_pp: float | None) -> Finding:
     a, b = row.baseline, row.candidate
     if a is None or b is None:
         side = "baseline" if a is None else "candidate"
@@ -38,14 +33,15 @@ def _aggregate(row: Row) -> Finding:
             estimate=100 * (b.value - a.value),
             unit="pp",
         )
-    return _counted(row.task, a, b, a.n, b.n)
+    return _counted(row.task, a, b, a.n, b.n, margin_pp)
 
 
-def _counted(task: str, a: Score, b: Score, n_a: int, n_b: int) -> Finding:
+def _counted(task: str, a: Score, b: Score, n_a: int, n_b: int, margin_pp: float | None) -> Finding:
     counts = (a.right, n_a, b.right, n_b)
     p_a, p_b = a.right / n_a, b.right / n_b
-    margin, distance = (1 - KEPT) * p_a, p_b - KEPT * p_a
-    se = unpaired_se(*counts, KEPT)
+    margin, kept = ((1 - KEPT) * p_a, KEPT) if margin_pp is None else (margin_pp / 100, 1.0)
+    distance = p_b - p_a + margin
+    se = unpaired_se(*counts, kept)
     z = distance / se if se else math.copysign(math.inf, distance)
     interval = newcombe(*counts)
     passed = normal_cdf(-z) < ALPHA
@@ -59,9 +55,10 @@ def _counted(task: str, a: Score, b: Score, n_a: int, n_b: int) -> Finding:
             f"non-inferiority p = {normal_cdf(-z):.3f}{doubt}"
         ),
         required=True,
+        test="unpaired one-sided z test, Newcombe's interval",
         unit="pp",
         estimate=100 * (p_b - p_a),
-        interval=Interval(100 * interval.low, 100 * interval.high),
+        interval=interval.scaled(100),
         level=0.95,
         n=n_b,
         margin=100 * margin,

@@ -17,6 +17,7 @@ MODES = {
 MEANINGS = {
     "PASS": "the same model as the baseline, within the margins",
     "FAIL": "not the same model as the baseline",
+    "DIFFERENT": "another model than the baseline; harm beyond the margins was not shown",
     "INCONCLUSIVE": "not enough evidence for either verdict",
 }
 
@@ -29,7 +30,11 @@ def text(result: Result) -> str:
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         lines.append("  ".join(cells).rstrip())
-    open_tests = [test for test in result["tests"] if test["verdict"] in ("FAIL", "INCONCLUSIVE")]
+    order = ("FAIL", "DIFFERENT", "INCONCLUSIVE")
+    open_tests = sorted(
+        (test for test in result["tests"] if test["verdict"] in order),
+        key=lambda test: order.index(test["verdict"]),
+    )
     lines += ["", *(f"{test['name']}: {explained(test)}" for test in open_tests)]
     lines += [f"{side}: {_counted(counts)}" for side, counts in result["answers"].items()]
     return "\n".join(lines).rstrip()
@@ -54,11 +59,22 @@ def markdown(result: Result) -> str:
 
 
 def explained(test: Mapping[str, Any]) -> str:
-    """A test's sentence, and for an open one how much would decide it."""
-    if not test["needed_n"]:
-        return f"{test['sentence']}."
-    unit = "sequences" if test["name"].startswith("teacher-forced") else "questions"
-    return f"{test['sentence']}. About {test['needed_n']} {unit} would decide it (power 80%)."
+    """A test's sentence with its method; how sure an alarm is; what would decide an open one."""
+    parts = [f"{test['sentence']}."]
+    if method := test.get("test"):
+        parts.append(f"Test: {method}.")
+    if ratio := test.get("ratio"):
+        span = test.get("ratio_interval")
+        edges = f" [{number(span['low'])}, {number(span['high'])}]" if span else ""
+        parts.append(f"{number(ratio)}{edges} times the baseline's own noise.")
+    if test["verdict"] in ("FAIL", "DIFFERENT") and test["p"] is not None:
+        parts.append(f"Beyond what is allowed: p = {test['p']:.2g}, adjusted for all tests (Holm).")
+    if test["needed_n"]:
+        unit = "sequences" if test["name"].startswith("teacher-forced") else "questions"
+        repeats = test.get("needed_repeats") or 1
+        asked = f", or each asked {repeats} times with sampling," if repeats > 1 else ""
+        parts.append(f"About {test['needed_n']} {unit}{asked} would decide it (power 80%).")
+    return " ".join(parts)
 
 
 def _headline(result: Result) -> str:

@@ -21,7 +21,8 @@ from flagdeploy.evals.benchmarks import Benchmark, Item, load_benchmarks, load_i
 from flagdeploy.evals.bundle import SUFFIX, Bundle, fingerprint, sha256, write_bundle
 from flagdeploy.evals.capabilities import Capabilities, probe
 from flagdeploy.evals.client import Client, Endpoint, Patience, run
-from flagdeploy.evals.statistics import clustered_mean
+from flagdeploy.evals.divergence import parting
+from flagdeploy.evals.noise_floor import distance, largest
 from flagdeploy.evals.tables import Table
 from flagdeploy.evals.teacher_forcing import Passage, Position
 from flagdeploy.records.events import Event, Report, silent
@@ -208,18 +209,21 @@ def _floor(runs: Sequence[Run], concurrency: Sequence[int]) -> dict[str, Any]:
     repeats = []
     for answers, again in runs[1:]:
         pairs = list(zip(first, answers, strict=True))
-        row: dict[str, float] = {
-            "discordant": sum(a.score != b.score for a, b in pairs) / len(pairs),
-            "different_text": sum(a.content != b.content for a, b in pairs) / len(pairs),
-        }
-        if any(scores.values()):
-            apart = [teacher_forcing.difference(key, scores[key], again[key]) for key in scores]
-            row["top1"] = clustered_mean([1 - d.top1 for d in apart]).value
-            row["delta_nll"] = abs(clustered_mean([d.delta_nll for d in apart]).value)
-            row["kl"] = clustered_mean([d.kl for d in apart]).value
+        apart = [
+            teacher_forcing.difference(key, positions, again[key])
+            for key, positions in scores.items()
+            if positions
+        ]
+        partings = [
+            parting(a.item, a.token_ids, b.token_ids, cut=b.status == "length")
+            for a, b in pairs
+            if a.token_ids and b.token_ids
+        ]
+        scored = [(a.score, b.score) for a, b in pairs]
+        row = distance(scored, apart, partings)
+        row["different_text"] = sum(a.content != b.content for a, b in pairs) / len(pairs)
         repeats.append(row)
-    worst = {key: round(max(row[key] for row in repeats), 6) for key in repeats[0]}
-    return {"runs": len(runs), "concurrency": list(concurrency), **worst}
+    return {"runs": len(runs), "concurrency": list(concurrency), **largest(repeats)}
 
 
 def _summary(benchmark: Benchmark, answers: Sequence[Answer]) -> dict[str, Any]:
@@ -293,6 +297,7 @@ def summary(found: Bundle | Table) -> str:
     )
     floor = found.noise_floor
     if floor:
-        rows = ", ".join(f"{key} {floor[key]}" for key in floor if key not in ("runs",))
+        hidden = ("runs", "sequences")
+        rows = ", ".join(f"{key} {floor[key]}" for key in floor if key not in hidden)
         lines.append(f"noise floor over {floor['runs']} runs: {rows}")
     return "\n".join(lines)

@@ -58,6 +58,7 @@ def compare(
     concurrency: int = 16,
     limit: int | None = None,
     record_dir: Path | None = None,
+    margin_pp: float | None = None,
     patience: Patience | None = None,
     report: Report = silent,
 ) -> CompareResult:
@@ -67,6 +68,7 @@ def compare(
     totals instead. `benchmarks` is the folder with benchmark.yaml, wanted only where the baseline
     brings no questions. `record_dir` keeps every answer as it comes, and an interrupted run with
     the same folder goes on where it was. `limit` asks fewer questions of each benchmark.
+    `margin_pp`: points of accuracy that may be lost, in the place of each benchmark's own.
 
     Raises UsageError for unknown names, EvalError when a side cannot be asked.
     """
@@ -74,7 +76,8 @@ def compare(
         raise UsageError(f"unknown suite `{suite}`", hint=f"there is: {', '.join(SUITES)}")
     clock = time.time()
     if from_table is not None:
-        result = totals(read_pairs(from_table), {"name": f"{from_table}: base"}, {"name": "cand"})
+        about_a, about_b = {"name": f"{from_table}: base"}, {"name": "cand"}
+        result = totals(read_pairs(from_table), about_a, about_b, margin_pp=margin_pp)
     else:
         root = workspaces.find(str(workspace) if workspace else None)
         check_baseline(baseline, root)
@@ -83,8 +86,21 @@ def compare(
         name = b.name if isinstance(b, Endpoint) else ""
         folder = benchmarks or (root / "examples" / name if name else None)
         about = {"deployment": deployed(b, root)} if name and isinstance(b, Endpoint) else {}
-        work = _Work(SUITES[suite], folder, concurrency, limit, record_dir, patience, report, about)
-        result = _compared(_recorded(a, work) if isinstance(a, Endpoint) else a, b, work)
+        work = _Work(
+            SUITES[suite],
+            folder,
+            concurrency,
+            limit,
+            record_dir,
+            patience,
+            report,
+            about,
+            margin_pp,
+        )
+        a = _recorded(a, work) if isinstance(a, Endpoint) else a
+        if isinstance(a, Bundle) and margin_pp is not None:
+            a = a.with_margin(margin_pp)
+        result = _compared(a, b, work)
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(clock))
     result = replace(result, suite=suite, started=started, seconds=time.time() - clock)
     if record_dir is not None and record_dir.is_dir():
@@ -119,6 +135,7 @@ class _Work:
     patience: Patience | None
     report: Report
     about: Mapping[str, Any]  # what is known of a live candidate beside what probing finds
+    margin_pp: float | None
 
 
 def _recorded(endpoint: Endpoint, work: _Work) -> Bundle:
@@ -145,10 +162,12 @@ def _compared(a: Side, b: Side, work: _Work) -> CompareResult:
         case Bundle(), Bundle():
             return recordings(a, b)
         case Table(), Table():
-            return totals(pair_tables(a, b), about_table(a), about_table(b))
+            rows = pair_tables(a, b)
+            return totals(rows, about_table(a), about_table(b), margin_pp=work.margin_pp)
         case Table(), Bundle():
             rows = scored(a, b.answers)
-            return totals(rows, about_table(a), {"name": b.name, **b.manifest})
+            about = {"name": b.name, **b.manifest}
+            return totals(rows, about_table(a), about, margin_pp=work.margin_pp)
         case Table(), Endpoint():
             return run(_live_totals(a, b, work))
     raise UsageError("the candidate is a table of totals, so the baseline must be one too")
@@ -171,6 +190,7 @@ async def _live(a: Bundle, b: Endpoint, work: _Work) -> CompareResult:
             log=AnswerLog(path),
             report=work.report,
             stage="answer",
+            token_ids=capabilities.return_token_ids,
         )
     mode = "paired with teacher forcing" if forced else "paired answers only"
     return paired(a, about, [*findings, *forced], recorded, answers, mode)
@@ -239,4 +259,4 @@ async def _live_totals(a: Table, b: Endpoint, work: _Work) -> CompareResult:
             client, capabilities, items, log=AnswerLog(path), report=work.report, stage="answer"
         )
     about = _about(b, capabilities, work)
-    return totals(scored(a, answers), about_table(a), about, account(answers))
+    return totals(scored(a, answers), about_table(a), about, account(answers), work.margin_pp)

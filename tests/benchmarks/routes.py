@@ -47,7 +47,7 @@ from proving_ground.image import vllm_environment_folder, vllm_variables  # noqa
 from flagdeploy.evals.answers import Answer  # noqa: E402
 from flagdeploy.evals.benchmarks import Item  # noqa: E402
 from flagdeploy.evals.bundle import read_bundle  # noqa: E402
-from flagdeploy.evals.statistics import mcnemar, tango, wilson  # noqa: E402
+from flagdeploy.evals.proportions import mcnemar, tango, wilson  # noqa: E402
 
 MARGIN = 0.03
 WIDTH = 64

@@ -78,3 +78,21 @@ def test_baseline_show() -> None:
     assert "GSM8K        95.75% of 1319" in result.stdout
     as_json = flagdeploy("baseline", "show", "h100", "--json", "--workspace", ROOT)
     assert json.loads(as_json.stdout)["scores"]["MMLU"]["n"] == 14042
+
+
+def test_a_plan_asks_no_endpoint() -> None:
+    result = flagdeploy("compare", "--plan", "--baseline", "h200", "--workspace", ROOT)
+    assert result.exit_code == 0
+    assert result.stdout.startswith("To show a faithful deployment the same as h200:\n")
+    as_json = flagdeploy(
+        "compare", "--plan", "--baseline", "h200", "--json", "-", "--workspace", ROOT
+    )
+    assert json.loads(as_json.stdout)["format"] == "flagdeploy-compare-plan/1"
+
+
+@pytest.mark.parametrize(("margin", "verdict"), [("2", "PASS"), ("0.2", "INCONCLUSIVE")])
+def test_a_margin_in_points(tmp_path: Path, margin: str, verdict: str) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("task,n,base,cand\nMMLU,14042,85.34,85.00\n")
+    result = flagdeploy("compare", "--from-table", table, "--margin", margin)
+    assert result.stdout.startswith(f"{verdict}: ")

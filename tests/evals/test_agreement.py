@@ -3,13 +3,14 @@ import random
 
 import pytest
 
-from flagdeploy.evals.agreement import output_length, parity, share_interval, teacher_forced
-from flagdeploy.evals.statistics import clustered_mean
+from flagdeploy.evals.agreement import parity, share_interval, teacher_forced
 from flagdeploy.evals.teacher_forcing import Difference
-from flagdeploy.evals.verdict import Finding, Verdict, overall
+from flagdeploy.evals.verdict import Finding, Verdict, judged, overall
 
 
-def sequences(count: int, disagreement: float, shift: float, seed: int = 0) -> list[Difference]:
+def sequences(
+    count: int, disagreement: float, shift: float, seed: int = 0, noise: float = 0.0
+) -> list[Difference]:
     """`count` sequences of 100 positions, their rates scattered around the given ones."""
     rng = random.Random(seed)
     return [
@@ -18,36 +19,41 @@ def sequences(count: int, disagreement: float, shift: float, seed: int = 0) -> l
             length=100,
             top1=1 - sum(rng.random() < disagreement * rng.uniform(0, 2) for _ in range(100)) / 100,
             top5=1.0,
-            kl=0.0,
+            kl=rng.uniform(0.5, 1.5) * 0.5 * noise**2 * 0.3,
             delta_nll=rng.gauss(shift, 0.01),
             not_finite=0,
+            impurity=0.3,
         )
         for index in range(count)
     ]
 
 
 def verdicts(findings: list[Finding]) -> list[str]:
-    return [finding.verdict for finding in findings if finding.required]
+    return [finding.verdict for finding in judged(findings) if finding.required]
 
 
 def test_bit_identical_sequences_pass_when_there_are_enough() -> None:
-    same = [Difference(str(i), 100, 1.0, 1.0, 0.0, 0.0, 0) for i in range(64)]
-    assert verdicts(teacher_forced(same, 0, {})) == ["PASS", "PASS"]
+    same = [Difference(str(i), 100, 1.0, 1.0, 0.0, 0.0, 0, 0.3) for i in range(64)]
+    assert verdicts(teacher_forced(same, 0, {})) == ["PASS", "PASS", "PASS"]
     # 50 clean sequences bound the share of bad ones by 5.8% only, more than the margin of 5%
-    assert verdicts(teacher_forced(same[:50], 0, {})) == ["INCONCLUSIVE", "PASS"]
-    assert verdicts(teacher_forced(same[:10], 0, {})) == ["INCONCLUSIVE", "INCONCLUSIVE"]
+    assert verdicts(teacher_forced(same[:50], 0, {})) == ["INCONCLUSIVE", "PASS", "PASS"]
+    assert verdicts(teacher_forced(same[:10], 0, {})) == ["INCONCLUSIVE"] * 3
 
 
 def test_another_kernel_passes_and_another_model_fails() -> None:
-    for seed in range(50):
-        assert verdicts(teacher_forced(sequences(64, 0.01, 0.001, seed), 0, {})) == ["PASS", "PASS"]
-        assert verdicts(teacher_forced(sequences(64, 0.10, 0.06, seed), 0, {})) == ["FAIL", "FAIL"]
+    for seed in range(20):
+        near = teacher_forced(sequences(64, 0.01, 0.001, seed, noise=0.05), 0, {})
+        assert verdicts(near) == ["PASS", "PASS", "PASS"]
+        far = teacher_forced(sequences(64, 0.10, 0.06, seed, noise=0.5), 0, {})
+        assert verdicts(far) == ["DIFFERENT"] * 3
 
 
 def test_likelier_tokens_are_another_model_too() -> None:
-    top1, nll, *_ = teacher_forced(sequences(64, 0.01, -0.06), 0, {})
-    assert (top1.verdict, nll.verdict) == ("PASS", "FAIL")
-    assert "nat more likely on average, beyond the margin of 0.020 nat" in nll.sentence
+    top1, nll, *_ = judged(teacher_forced(sequences(64, 0.01, -0.06), 0, {}))
+    assert (top1.verdict, nll.verdict) == ("PASS", "DIFFERENT")
+    assert nll.sentence == (
+        "the baseline's tokens are 0.06 nat more likely on average; 0.020 nat is allowed"
+    )
 
 
 def test_a_noisy_baseline_widens_its_own_margin() -> None:
@@ -65,7 +71,7 @@ def test_an_open_result_says_how_many_sequences_would_decide() -> None:
 
 def test_lost_sequences_withhold_a_pass() -> None:
     findings = teacher_forced(sequences(60, 0.01, 0.001), 4, {})
-    assert verdicts(findings) == ["INCONCLUSIVE", "INCONCLUSIVE"]
+    assert verdicts(findings) == ["INCONCLUSIVE"] * 3
     assert findings[0].sentence.endswith("; 4 sequences could not be scored")
     (none,) = teacher_forced([], 64, {})
     assert none.sentence == "none of 64 sequences could be scored"
@@ -73,14 +79,14 @@ def test_lost_sequences_withhold_a_pass() -> None:
 
 
 def test_nan_fails() -> None:
-    broken = Difference("x", 100, 1.0, 1.0, 0.0, 0.0, not_finite=3)
+    broken = Difference("x", 100, 1.0, 1.0, 0.0, 0.0, 3, 0.3)
     findings = teacher_forced([*sequences(63, 0.01, 0.0), broken], 0, {})
     assert overall(findings) is Verdict.FAIL
     assert findings[0].sentence == "3 scored positions have NaN log-probabilities"
 
 
 def test_an_interval_of_nothing_seen_is_the_rule_of_three() -> None:
-    interval = share_interval(clustered_mean([0.0] * 64))
+    interval = share_interval([0.0] * 64)
     assert interval.low == 0.0
     assert interval.high == pytest.approx(1 - 0.05 ** (1 / 64))
 
@@ -93,18 +99,6 @@ def test_parity() -> None:
         "1 of 12 prompts are tokenized differently, so chat template, tokenizer or system prompt "
         "differ: two turns: 9 prompt tokens at the baseline, 10 here"
     )
-
-
-def test_output_length() -> None:
-    rng = random.Random(0)
-    lengths = [rng.randint(50, 150) for _ in range(200)]
-    same = [(n, max(1, n + rng.randint(-3, 3))) for n in lengths]
-    assert output_length(same).verdict is Verdict.PASS
-    longer = output_length([(n, 2 * n) for n in lengths])
-    assert longer.verdict is Verdict.FAIL
-    assert longer.estimate == pytest.approx(100.0)
-    assert longer.sentence == "replies are 100.00% longer than the baseline's"
-    assert output_length([(5, 5)] * 3).verdict is Verdict.INFO
 
 
 def test_not_finite_figures_become_null_in_json() -> None:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from flagdeploy.evals.statistics import unpaired_se
+from flagdeploy.evals.proportions import unpaired_se
 from flagdeploy.evals.tables import Row, Score, pair_tables, parse_score, read_table
 from flagdeploy.evals.totals import aggregates
-from flagdeploy.evals.verdict import Verdict, overall
+from flagdeploy.evals.verdict import Verdict, judged, overall
 
 BASELINES = Path(__file__).parents[2] / "env" / "baselines"
 
@@ -31,7 +31,7 @@ def rows() -> list[Row]:
 @pytest.mark.parametrize("index", range(6))
 def test_published_row(rows: list[Row], index: int) -> None:
     task, right_a, right_b, difference, interval, p, fisher, inferior, verdict = EXPECTED[index]
-    row, finding = rows[index], aggregates(rows)[index]
+    row, finding = rows[index], judged(aggregates(rows))[index]
     assert row.baseline is not None
     assert row.candidate is not None
     assert (row.baseline.right, row.candidate.right) == (right_a, right_b)
@@ -58,8 +58,8 @@ def test_standard_errors_in_points() -> None:
 
 
 def test_one_open_row_keeps_the_whole_open(rows: list[Row]) -> None:
-    assert overall(aggregates(rows)) is Verdict.INCONCLUSIVE
-    assert overall(aggregates([row for row in rows if row.task == "MMLU"])) is Verdict.PASS
+    assert overall(judged(aggregates(rows))) is Verdict.INCONCLUSIVE
+    assert overall(judged(aggregates([row for row in rows if row.task == "MMLU"]))) is Verdict.PASS
 
 
 def test_a_published_loss_fails() -> None:
@@ -69,7 +69,7 @@ def test_a_published_loss_fails() -> None:
         Row("C-Eval", parse_score("89.00", 1346), parse_score("80.31", 1346)),
         Row("MATH-500", parse_score("93.20", 500), parse_score("TBD", 500)),
     ]
-    findings = aggregates(rows)
+    findings = judged(aggregates(rows))
     assert [finding.verdict for finding in findings] == ["FAIL", "FAIL", "INFO"]
     assert findings[2].sentence == "the candidate has no score"
     assert overall(findings) is Verdict.FAIL
