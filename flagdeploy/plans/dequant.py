@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import overload
 
-from flagdeploy.checkpoint.formats import SCALE, Format, recognise
+from flagdeploy.checkpoint.formats import SCALE, Format
 from flagdeploy.checkpoint.fp8 import TARGETS, itemsize
 from flagdeploy.checkpoint.jobs import Copy, Dequantize, Extent, ShardJob
 from flagdeploy.checkpoint.safetensors_file import Header, Tensor, header_bytes
@@ -118,17 +118,18 @@ class Jobs(Sequence[ShardJob]):
 def plan_dequant(
     checkpoint: Verification,
     files: Mapping[str, int],
+    found: Format,
     to: str,
     *,
     drop_mtp: bool = False,
 ) -> ConversionPlan:
-    """Plan the conversion of a whole checkpoint whose files were last changed at ``{name: ns}``.
+    """Plan the conversion of a whole checkpoint in the format `found`, whose files were last
+    changed at ``{name: ns}``.
 
     Raises CheckpointError when the format cannot be converted, or naming every FP8 tensor without
     a fitting scale and every scale without its tensor.
     """
     tensors = all_tensors(checkpoint)
-    found = recognise(checkpoint.config, tensors)
     block = _require_fp8_block(checkpoint, found, to)
     check_pairs(checkpoint, tensors, block)
     kept = without_mtp(checkpoint, tensors) if drop_mtp else tensors
