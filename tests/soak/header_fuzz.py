@@ -222,12 +222,15 @@ def one(case: Case, folder: Path, random: Random, results: Results) -> None:
     path.unlink()
 
 
-def fuzz(seed: int, seconds: float = math.inf, cases: float = math.inf) -> Results:
-    """Run cases for a time or a number of them; returns what happened."""
+def fuzz(
+    seed: int, seconds: float = math.inf, cases: float = math.inf, within: Path | None = None
+) -> Results:
+    """Run cases for a time or a number of them, with files in a folder `within` this one; returns
+    what happened."""
     results = Results()
     random = Random(seed)
     stop = time.monotonic() + seconds
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir=within) as name:
         folder = Path(name).resolve() / "model"
         (folder / "folder").mkdir(parents=True)
         (folder / "link").symlink_to("/etc/passwd")
@@ -264,7 +267,10 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_AS, (LIMIT, LIMIT))
     print(f"{time.strftime('%Y-%m-%d %H:%M')}: {' '.join(sys.argv)}", flush=True)
     began = time.monotonic()
-    results = fuzz(arguments.seed, arguments.seconds)
+    # In memory, where there is such a place: no disk that others fill up, or that is slow.
+    memory = Path("/dev/shm")
+    within = memory if memory.is_dir() else None
+    results = fuzz(arguments.seed, arguments.seconds, within=within)
     print(f"{results.cases} files in {time.monotonic() - began:.0f} s: {results.read} read")
     show("refused, each with the file and the reason", results.refused)
     show("read by safetensors and refused here, because", results.only_safetensors)
