@@ -123,7 +123,8 @@ def phase(out: Path) -> str:
 
 def resumed(source: Path, out: Path, route: str, expected: Files) -> None:
     before = stamps(out) if out.exists() else {}
-    subprocess.run(command(source, out, route, slow=False), check=True, capture_output=True)
+    done = subprocess.run(command(source, out, route, slow=False), capture_output=True, text=True)
+    assert not done.returncode, done.stderr
     assert contents(out) == expected, "the output differs from that of an undisturbed run"
     assert before.items() <= stamps(out).items(), "a finished shard was written again"
 
