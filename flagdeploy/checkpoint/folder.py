@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NoReturn
 
 from flagdeploy.checkpoint import strict_json
 from flagdeploy.errors import CheckpointError
@@ -31,15 +31,22 @@ def inside(folder: Path, name: str) -> Path:
     One exception: a snapshot of the Hugging Face cache (``models--X/snapshots/COMMIT``) is made of
     links into ``models--X/blobs``.
     """
+
+    def refuse(why: str) -> NoReturn:
+        raise CheckpointError(f"{folder}: refuses the file name {name[:80]!r}: {why}")
+
     if not is_sane(name):
-        raise CheckpointError(f"{folder}: refuses the file name {name!r}: it leaves the folder")
+        refuse("it leaves the folder")
     path = folder / name
-    if path.parent == folder and not path.is_symlink():
-        return path
+    try:
+        if path.parent == folder and not path.is_symlink():
+            return path
+        target = Path(os.path.realpath(path))
+    except OSError as error:
+        refuse(error.strerror or "")
     allowed = [folder.resolve()]
     if folder.resolve().parent.name == "snapshots":
         allowed.append(folder.resolve().parent.parent / "blobs")
-    target = path.resolve()
     if not any(target.is_relative_to(root) for root in allowed):
         raise CheckpointError(
             f"{path}: is a link to {target}, outside the checkpoint",
@@ -70,12 +77,23 @@ def is_weight(name: str) -> bool:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; CheckpointError names the file when it is missing or is not one."""
+    return parse_json(path, read_bounded(path))
+
+
+def read_bounded(path: Path) -> bytes:
+    """Read a JSON file; CheckpointError when it is missing or of a size that JSON never has."""
     try:
         if path.stat().st_size > _MAX_JSON_BYTES:
             raise CheckpointError(f"{path}: is larger than {_MAX_JSON_BYTES} bytes")
-        value = strict_json.parse(path.read_bytes())
+        return path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def parse_json(path: Path, raw: bytes) -> dict[str, Any]:
+    """Parse the JSON object that a file holds; CheckpointError names the file."""
+    try:
+        value = strict_json.parse(raw)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
     if not isinstance(value, dict):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from flagdeploy.checkpoint.folder import inside, read_json, write_json
+from flagdeploy.checkpoint.folder import inside, parse_json, read_bounded, write_json
 from flagdeploy.checkpoint.safetensors_file import read_header
 from flagdeploy.errors import CheckpointError
 
@@ -48,14 +48,20 @@ def read_index(folder: Path) -> Index:
 
 
 def _read(path: Path) -> Index:
-    content = read_json(path)
+    raw = read_bounded(path)
+    content = parse_json(path, raw)
     weight_map = content.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path}: has no weight_map")
+    # JSON has no control characters but escaped ones and DEL: 100,000 names need no second look.
+    plain = raw.isascii() and b"\\" not in raw and b"\x7f" not in raw
+    odd = [] if plain else [name for name in weight_map if not name.isprintable()]
+    if odd:
+        raise CheckpointError(f"{path}: tensor name {odd[0][:80]!r} holds control characters")
     if set(map(type, weight_map.values())) != {str}:
         name, what = next(item for item in weight_map.items() if type(item[1]) is not str)
         raise CheckpointError(
-            f"{path}: weight_map: {name}: {reprlib.repr(what)} is not a file name"
+            f"{path}: weight_map: {name[:80]}: {reprlib.repr(what)} is not a file name"
         )
     for shard in set(weight_map.values()):
         inside(path.parent, shard)
@@ -66,7 +72,7 @@ def _read(path: Path) -> Index:
     # Some writers store the size as a float.
     if isinstance(total, float) and total.is_integer():
         total = int(total)
-    return Index(path.parent, weight_map, total if isinstance(total, int) else None)
+    return Index(path.parent, weight_map, total if type(total) is int else None)
 
 
 def write_index(folder: Path, weight_map: Mapping[str, str], total_size: int) -> None:

@@ -37,12 +37,13 @@ MAX_HEADER_BYTES = 32 << 20
 _FIELDS = {"dtype", "shape", "data_offsets"}
 _MAX_NAME = 1024
 _MAX_RANK = 16
+_MAX_SHAPE = _MAX_RANK * 20
 _BEYOND = 1 << 63
 
 # An entry of a header as every writer in use writes it: without spaces, fields in this order. The
 # last group is what follows the entry.
 _ENTRY = re.compile(
-    rf'"([ !#-\[\]-~]{{1,{_MAX_NAME}}})":\{{("dtype":"\w+","shape":\[[\d,]*\]),'
+    rf'"([ !#-\[\]-~]{{1,{_MAX_NAME}}})":\{{("dtype":"\w+","shape":\[[\d,]{{0,{_MAX_SHAPE}}}\]),'
     r'"data_offsets":\[(0|[1-9]\d{0,17}),(0|[1-9]\d{0,17})\]\}(.)'
 )
 _ENTRY_BYTES = len('"":{,"data_offsets":[,]}')
@@ -84,8 +85,8 @@ class Header:
 
 
 def tensor_bytes(dtype: str, shape: Iterable[int]) -> int:
-    """Size of a tensor of a known dtype, in bytes."""
-    return -(-math.prod(shape) * DTYPE_BITS[dtype] // 8)
+    """Size of a tensor of a known dtype in bytes, of which the format has whole ones only."""
+    return math.prod(shape) * DTYPE_BITS[dtype] // 8
 
 
 def place(index: int, shape: Iterable[int]) -> list[int]:
@@ -180,6 +181,8 @@ def _kind(text: str) -> tuple[str, tuple[int, ...], int] | None:
     dtype, shape = entry["dtype"], entry["shape"]
     if dtype not in DTYPE_BITS or not _naturals(shape) or len(shape) > _MAX_RANK:
         return None
+    if math.prod(shape) * DTYPE_BITS[dtype] % 8:
+        return None
     return dtype, tuple(shape), tensor_bytes(dtype, shape)
 
 
@@ -251,7 +254,7 @@ def _tensor(name: str, entry: Any, refuse: Refuse) -> Tensor:
     if not _naturals(offsets) or len(offsets) != 2:
         refuse(f"tensor {name} has no valid data_offsets: {reprlib.repr(offsets)}")
     begin, end = offsets
-    if end - begin != tensor_bytes(dtype, shape):
+    if (end - begin) * 8 != math.prod(shape) * DTYPE_BITS[dtype]:
         refuse(f"tensor {name} ({dtype} {shape}) does not fill data_offsets [{begin}, {end}]")
     return Tensor(name, dtype, tuple(shape), begin, end)
 

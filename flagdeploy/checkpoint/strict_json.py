@@ -1,16 +1,25 @@
-"""JSON without the readings that differ between parsers: duplicate keys, NaN, Infinity."""
+"""JSON without the readings that differ between parsers: duplicate keys, NaN, Infinity,
+halves of surrogate pairs."""
 
 import json
+import re
 from collections import Counter
 from typing import Any, NoReturn
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def parse(raw: bytes) -> Any:
     """Parse UTF-8 JSON; ValueError says what is wrong."""
     try:
-        return json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+        if _SURROGATE.search(raw):
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except UnicodeDecodeError:
         raise ValueError("is not UTF-8") from None
+    except UnicodeEncodeError:
+        raise ValueError("holds half of a surrogate pair") from None
     except RecursionError:
         raise ValueError("is nested too deeply") from None
     except ValueError as error:

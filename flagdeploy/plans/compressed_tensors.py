@@ -15,9 +15,13 @@ from flagdeploy.checkpoint.jobs import Dequantize
 from flagdeploy.checkpoint.quantize_jobs import DecodeInt4
 from flagdeploy.checkpoint.safetensors_file import Tensor
 from flagdeploy.checkpoint.verify import Verification
+from flagdeploy.plans.assembly import assemble
 from flagdeploy.plans.conversion_plan import ConversionPlan
-from flagdeploy.plans.dequant import plain_config, plain_note, without_mtp
-from flagdeploy.plans.recipes import Recipe, Source, all_tensors, assemble, refuse_all
+from flagdeploy.plans.mtp import without_mtp
+from flagdeploy.plans.pairs import MISMATCH, MISMATCH_HINT
+from flagdeploy.plans.plain_config import plain_config, plain_note
+from flagdeploy.plans.problems import refuse_all
+from flagdeploy.plans.recipes import Recipe, Source, all_tensors
 
 FORMATS = ("compressed-tensors pack-quantized", "compressed-tensors mixed-precision")
 _PACKED, _SCALE, _SHAPE = "_packed", "_scale", "_shape"
@@ -26,7 +30,6 @@ _INT4 = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": GROUP}
 _FP8 = {"num_bits": 8, "type": "float", "strategy": "block", "block_structure": list(_BLOCK)}
 _INT4_SCALES: tuple[str, ...] = ("BF16",)
 _FP8_SCALES = ("F32", "BF16")
-_HINT = "the checkpoint is incomplete or of another layout; flagdeploy pull fetches it again"
 
 
 def plan_compressed_tensors(
@@ -47,7 +50,7 @@ def plan_compressed_tensors(
     refuse_all(checkpoint, what, _odd_schemes(checkpoint.config), hint)
     tensors = all_tensors(checkpoint)
     problems = [p for name in sorted(tensors) if (p := _problem(tensors, name))]
-    refuse_all(checkpoint, "tensors and scales do not match", problems, _HINT)
+    refuse_all(checkpoint, MISMATCH, problems, MISMATCH_HINT)
     source = Source(checkpoint, without_mtp(checkpoint, tensors) if drop_mtp else tensors)
     return assemble(
         checkpoint,

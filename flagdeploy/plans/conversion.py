@@ -52,4 +52,4 @@ def plan_conversion(
         return plan_four_bit(checkpoint, files, found, to, drop_mtp=drop_mtp)
     if found.name in FORMATS:
         return plan_compressed_tensors(checkpoint, files, found, to, drop_mtp=drop_mtp)
-    return plan_dequant(checkpoint, files, to, drop_mtp=drop_mtp)
+    return plan_dequant(checkpoint, files, found, to, drop_mtp=drop_mtp)

@@ -1,14 +1,23 @@
 """What every conversion of a checkpoint plans: one job per output shard, and the side files."""
 
-from collections.abc import Iterator, Mapping
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from flagdeploy.checkpoint.folder import is_weight
 from flagdeploy.checkpoint.formats import Format
+from flagdeploy.checkpoint.index import INDEX
 from flagdeploy.checkpoint.jobs import ShardJob
+from flagdeploy.checkpoint.ownership import RECORD
+from flagdeploy.checkpoint.verify import Verification
 from flagdeploy.records.sizes import readable
+
+# Files that describe the quantization that is being removed.
+QUANTIZATION_FILES = {"hf_quant_config.json", "quant_cfg.json", "quantize_config.json"}
 
 
 class PlannedJobs(Protocol):
@@ -29,8 +38,12 @@ class PlannedJobs(Protocol):
         ...
 
     def of(self, shard: str) -> ShardJob: ...
+    def file_bytes(self, shard: str) -> int:
+        """The size of the output shard."""
+        ...
+
     def needs(self, shard: str) -> int:
-        """Room that the output shard takes, or a little more."""
+        """Room that the output shard takes, or a little more, told sooner than its size."""
         ...
 
     def __iter__(self) -> Iterator[ShardJob]: ...
@@ -73,8 +86,8 @@ class ConversionPlan:
 
     @cached_property
     def output_sizes(self) -> Mapping[str, int]:
-        """The size of each output shard; makes every job."""
-        return {job.name: job.nbytes for job in self.jobs}
+        """The size of each output shard."""
+        return {name: self.jobs.file_bytes(name) for name in self.jobs.names}
 
     @property
     def output_bytes(self) -> int:
@@ -107,3 +120,27 @@ class ConversionPlan:
             "side_files": list(self.side_files),
             "left_out": list(self.left_out),
         }
+
+
+def split_files(
+    checkpoint: Verification, files: Mapping[str, int]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the files to copy as they are, and of those that have no place in the output."""
+    written = {INDEX, RECORD, "config.json", *checkpoint.index.shards}
+    others = [name for name in sorted(files) if name not in written]
+    left = [n for n in others if n in QUANTIZATION_FILES or is_weight(n)]
+    return tuple(name for name in others if name not in left), tuple(left)
+
+
+def identity_of(
+    checkpoint: Verification,
+    files: Mapping[str, int],
+    options: Sequence[Any],
+    config: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The output follows from the source's headers and data, the options (the target first) and
+    the config."""
+    digest = hashlib.sha256(json.dumps([*options, config], sort_keys=True).encode())
+    for shard, header in sorted(checkpoint.headers.items()):
+        digest.update(f"{shard} {header.file_bytes} {files[shard]} {header.sha256}\n".encode())
+    return {"kind": "dequant", "to": options[0], "work": digest.hexdigest()}

@@ -14,13 +14,16 @@ from flagdeploy.checkpoint.int4 import GROUP
 from flagdeploy.checkpoint.quantize_jobs import DecodeInt4, DecodeMxfp4
 from flagdeploy.checkpoint.safetensors_file import Tensor
 from flagdeploy.checkpoint.verify import Verification
+from flagdeploy.plans.assembly import assemble
 from flagdeploy.plans.conversion_plan import ConversionPlan
-from flagdeploy.plans.dequant import check_pairs, plain_config, plain_note, without_mtp
-from flagdeploy.plans.recipes import Recipe, Source, all_tensors, assemble, refuse_all
+from flagdeploy.plans.mtp import without_mtp
+from flagdeploy.plans.pairs import MISMATCH, MISMATCH_HINT, check_pairs
+from flagdeploy.plans.plain_config import plain_config, plain_note
+from flagdeploy.plans.problems import refuse_all
+from flagdeploy.plans.recipes import Recipe, Source, all_tensors
 
 _BLOCKS, _SCALES = "_blocks", "_scales"
 FP8_BLOCK = (128, 128)
-_HINT = "the checkpoint is incomplete or of another layout; flagdeploy pull fetches it again"
 
 
 def plan_four_bit(
@@ -39,7 +42,7 @@ def plan_four_bit(
     if found.name == "w4afp8":
         check_pairs(checkpoint, without_int4(tensors), FP8_BLOCK)
     problems = four_bit_problems(tensors, found)
-    refuse_all(checkpoint, "tensors and scales do not match", problems, _HINT)
+    refuse_all(checkpoint, MISMATCH, problems, MISMATCH_HINT)
     source = Source(checkpoint, without_mtp(checkpoint, tensors) if drop_mtp else tensors)
     config = plain_config(checkpoint.config, to, drop_mtp)
     note = plain_note(to)

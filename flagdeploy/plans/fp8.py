@@ -12,9 +12,11 @@ from flagdeploy.checkpoint.fp8_encode import BLOCK
 from flagdeploy.checkpoint.quantize_jobs import QuantizeFp8
 from flagdeploy.checkpoint.verify import Verification
 from flagdeploy.errors import CheckpointError
+from flagdeploy.plans.assembly import assemble
 from flagdeploy.plans.conversion_plan import ConversionPlan
-from flagdeploy.plans.dequant import plain_config, without_mtp
-from flagdeploy.plans.recipes import Recipe, Source, all_tensors, assemble
+from flagdeploy.plans.mtp import without_mtp
+from flagdeploy.plans.plain_config import plain_config
+from flagdeploy.plans.recipes import Recipe, Source, all_tensors
 
 QUANTIZATION_CONFIG = {
     "activation_scheme": "dynamic",

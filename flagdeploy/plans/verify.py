@@ -17,11 +17,13 @@ from flagdeploy.checkpoint.safetensors_file import Header, Tensor, parse_header,
 from flagdeploy.checkpoint.tensor_class import tensor_class
 from flagdeploy.checkpoint.verify import Finding, Verification
 from flagdeploy.errors import CheckpointError
+from flagdeploy.plans.assembly import assemble
 from flagdeploy.plans.conversion import W4afp8Options, plan_conversion
 from flagdeploy.plans.conversion_plan import ConversionPlan
-from flagdeploy.plans.dequant import LAYER, pair_problems
 from flagdeploy.plans.four_bit import FP8_BLOCK, four_bit_problems, without_int4
-from flagdeploy.plans.recipes import Source, all_tensors, assemble
+from flagdeploy.plans.mtp import LAYER
+from flagdeploy.plans.pairs import pair_problems
+from flagdeploy.plans.recipes import Source, all_tensors
 from flagdeploy.plans.w4afp8 import ACT_SCALES
 
 _NUMBER = re.compile(r"\d+")

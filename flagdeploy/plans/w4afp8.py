@@ -1,34 +1,27 @@
 """Plan W4AFP8: routed experts to INT4 in groups of 128, everything else as it is.
 
-Two layouts of the same integers. ``trtllm`` is that of TensorRT-LLM's examples/quantization/
-quantize_mixed_precision_moe.py, which SGLang reads too: shards of `parts` numbered from zero,
-``weight`` I8 [out, in/2], ``weight_scale_inv`` F32 [out, in/128], activation scales in
-``act_scales.safetensors``, hf_quant_config.json and quant_cfg.json. ``vllm`` is compressed-tensors'
-pack-quantized: ``weight_packed`` I32 [out, in/8], ``weight_scale`` BF16, ``weight_shape``.
+Two layouts of the same integers (w4afp8_layouts.py): ``trtllm``, with activation scales in
+``act_scales.safetensors`` and with hf_quant_config.json and quant_cfg.json, and ``vllm``.
 A multi-token prediction layer keeps its precision, or is dropped.
 """
 
 import re
-import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import partial
 
-from flagdeploy.checkpoint.formats import SCALE, Format, recognise
+from flagdeploy.checkpoint.formats import Format, recognise
 from flagdeploy.checkpoint.int4 import GROUP
-from flagdeploy.checkpoint.quantize_jobs import QuantizeInt4
 from flagdeploy.checkpoint.verify import Verification
 from flagdeploy.errors import CheckpointError
 from flagdeploy.plans import w4afp8_config
+from flagdeploy.plans.assembly import assemble
 from flagdeploy.plans.conversion_plan import ConversionPlan
-from flagdeploy.plans.dequant import (
-    LAYER,
-    check_pairs,
-    hidden_layers,
-    plain_config,
-    plain_note,
-    without_mtp,
-)
-from flagdeploy.plans.recipes import Recipe, Source, all_tensors, assemble, constant, refuse_all
+from flagdeploy.plans.mtp import hidden_layers, without_mtp
+from flagdeploy.plans.pairs import check_pairs
+from flagdeploy.plans.plain_config import plain_config, plain_note
+from flagdeploy.plans.problems import refuse_all
+from flagdeploy.plans.recipes import Source, all_tensors
+from flagdeploy.plans.w4afp8_layouts import check_vllm_scales, for_trtllm, for_vllm, trtllm_shards
 
 LAYOUTS = ("trtllm", "vllm")
 ACT_SCALES = "act_scales.safetensors"
@@ -36,7 +29,6 @@ _EXPERT = re.compile(
     r"model\.layers\.(\d+)\.mlp\.experts\.(\d+)\.(gate_proj|down_proj|up_proj)\.weight"
 )
 _INPUT = {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}
-_VLLM_SCALES = ("F32", "BF16")
 
 
 def plan_w4afp8(
@@ -69,16 +61,16 @@ def plan_w4afp8(
         assemble, checkpoint, files, found, "w4afp8", options=options, verb="quantized"
     )
     if layout == "vllm":
-        _check_vllm_scales(source)
+        check_vllm_scales(source)
         config = w4afp8_config.compressed_tensors(source.tensors, experts, found.block)
         edited = plain_config(checkpoint.config, "bf16", drop_mtp) | {"quantization_config": config}
         note = "quantization_config of compressed-tensors"
-        cook = partial(_for_vllm, source, set(experts), found.block)
+        cook = partial(for_vllm, source, set(experts), found.block)
         return details(source.by_shard(), cook, edited, config_note=note)
     inputs = _act_scales(checkpoint, experts, act_scales)
     return details(
-        _trtllm_shards(source, layers, parts) | {ACT_SCALES: list(inputs)},
-        partial(_for_trtllm, source, set(experts), found.block, inputs),
+        trtllm_shards(source, layers, parts) | {ACT_SCALES: list(inputs)},
+        partial(for_trtllm, source, set(experts), found.block, inputs),
         plain_config(checkpoint.config, "bf16", drop_mtp),
         config_note=plain_note("bf16"),
         written={
@@ -120,84 +112,6 @@ def _experts(source: Source, layers: int) -> dict[str, re.Match[str]]:
         f"W4AFP8 kernels need an input dimension that is a multiple of {GROUP}",
     )
     return experts
-
-
-def _trtllm_shards(source: Source, layers: int, parts: int) -> dict[str, list[str]]:
-    """Equal numbers of layers per part; what belongs to no layer is in the first, MTP in the last.
-
-    There are fewer than `parts` when the layers are used up before.
-    """
-    each = -(-layers // parts)
-    count = -(-layers // each)
-    shards: dict[str, list[str]] = {}
-    for name in source.tensors:
-        match = LAYER.match(name)
-        part = min(int(match[1]) // each, count - 1) if match else 0
-        shards.setdefault(f"model-{part:05d}-of-{count:05d}.safetensors", []).append(name)
-    return shards
-
-
-def _for_trtllm(
-    source: Source,
-    experts: Collection[str],
-    block: tuple[int, int] | None,
-    act_scales: Mapping[str, float],
-    name: str,
-) -> list[Recipe]:
-    if name in act_scales:
-        return [constant(name, "F32", (1,), struct.pack("<f", act_scales[name]))]
-    if name in experts:
-        rows, columns = source.tensors[name].shape
-        scale = name + SCALE
-        outputs = {name: ("I8", (rows, columns // 2)), scale: ("F32", (rows, columns // GROUP))}
-        return [_quantized(source, name, block, "trtllm", outputs)]
-    return [] if name.removesuffix(SCALE) in experts else [source.copied(name)]
-
-
-def _for_vllm(
-    source: Source, experts: Collection[str], block: tuple[int, int] | None, name: str
-) -> list[Recipe]:
-    weight = name.removesuffix(SCALE)
-    if name in experts:
-        rows, columns = source.tensors[name].shape
-        outputs = {
-            f"{name}_packed": ("I32", (rows, columns // 8)),
-            f"{name}_scale": ("BF16", (rows, columns // GROUP)),
-        }
-        return [
-            _quantized(source, name, block, "vllm", outputs),
-            constant(f"{name}_shape", "I64", (2,), struct.pack("<2q", rows, columns)),
-        ]
-    if weight in experts:
-        return []
-    return [source.copied(name, name if name == weight else f"{weight}_scale")]
-
-
-def _quantized(
-    source: Source,
-    name: str,
-    block: tuple[int, int] | None,
-    layout: str,
-    outputs: Mapping[str, tuple[str, tuple[int, ...]]],
-) -> Recipe:
-    weight, scale = outputs
-    rows, columns = source.tensors[name].shape
-
-    def make(at: Mapping[str, int]) -> QuantizeInt4:
-        values = source.values(name, block)
-        return QuantizeInt4(name, values, (rows, columns), layout, at[weight], at[scale])
-
-    return Recipe(outputs, make)
-
-
-def _check_vllm_scales(source: Source) -> None:
-    odd = [
-        f"{name}: {tensor.dtype}"
-        for name, tensor in source.tensors.items()
-        if name.endswith(SCALE) and tensor.dtype not in _VLLM_SCALES
-    ]
-    what = f"scales of FP8 blocks that are not {' or '.join(_VLLM_SCALES)}"
-    refuse_all(source.checkpoint, what, odd, "convert to bf16 first, then to w4afp8")
 
 
 def _act_scales(

@@ -8,7 +8,7 @@ from typing import Any
 from flagdeploy.checkpoint.formats import SCALE
 from flagdeploy.checkpoint.int4 import GROUP
 from flagdeploy.checkpoint.safetensors_file import Tensor
-from flagdeploy.plans.dequant import LAYER
+from flagdeploy.plans.mtp import LAYER
 
 HF_QUANT_CONFIG = {
     "quantization": {"quant_algo": "MIXED_PRECISION", "kv_cache_quant_algo": None},

@@ -43,8 +43,7 @@ from flagdeploy.checkpoint.sample import compare_samples
 from flagdeploy.checkpoint.sample_quantized import compare_quantized
 from flagdeploy.checkpoint.verify import verify
 from flagdeploy.errors import CheckpointError
-from flagdeploy.plans.conversion_plan import ConversionPlan
-from flagdeploy.plans.dequant import QUANTIZATION_FILES
+from flagdeploy.plans.conversion_plan import QUANTIZATION_FILES, ConversionPlan
 from flagdeploy.plans.in_place import Space, Stage, space, stages
 from flagdeploy.records.events import Event, Report, silent
 from flagdeploy.records.files import sync_folder

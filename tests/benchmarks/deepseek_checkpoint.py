@@ -84,12 +84,14 @@ def feed_forward(name: str, width: int) -> dict[str, tuple[int, int]]:
 
 
 def shards(everything: Tensors, count: int) -> Iterator[Tensors]:
-    """Cut into `count` shards of about one size; the first one ends between weight and scale."""
+    """Cut into `count` shards of about one size; the first one ends between weight and scale,
+    where there are scales."""
     total = _bytes(everything)
     number, filled, shard = 1, 0, Tensors()
+    scaled = any(name.endswith("_scale_inv") for name in everything)
     for name, what in everything.items():
         between = name.endswith("_scale_inv")
-        full = filled >= total * number / count and (number > 1 or between)
+        full = filled >= total * number / count and (number > 1 or between or not scaled)
         if full and number < count:
             yield shard
             number, shard = number + 1, {}
@@ -139,7 +141,7 @@ def _write_data(
 ) -> None:
     for tensor in header.tensors.values():
         place = header.data_start + tensor.begin
-        if tensor.dtype == "F8_E4M3":
+        if tensor.dtype in ("F8_E4M3", "U8"):
             for start in range(0, tensor.nbytes, weights.size // 2):
                 size = min(weights.size // 2, tensor.nbytes - start)
                 at = int(chance.integers(0, weights.size // 2))

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from checkpoint.float64_reference import bits, dequantized, expanded, value_of
 from flagdeploy.checkpoint import native
 from flagdeploy.checkpoint.fp8 import Dequantizer, decode_scales, decode_table, nonfinite
 from flagdeploy.checkpoint.native import NativeDequantizer
@@ -22,52 +23,7 @@ ROOT = Path(__file__).parent.parent.parent
 Kernel = Callable[[str], Dequantizer | NativeDequantizer]
 
 NUMPY = {"bf16": np.uint16, "fp16": np.float16, "fp32": np.float32}
-MANTISSA = {"bf16": 7, "fp16": 10, "fp32": 23}
-SMALLEST = {"bf16": -133, "fp16": -24, "fp32": -149}
-LARGEST = {"bf16": 2.0**128, "fp16": 2.0**16, "fp32": 2.0**128}
 CODES = np.arange(256, dtype=np.uint8)
-
-
-def value_of(code: int) -> float:
-    """A code's value by e4m3fn's definition: sign, 4 exponent bits (bias 7), 3 mantissa bits."""
-    sign = -1.0 if code & 0x80 else 1.0
-    exponent, mantissa = (code >> 3) & 15, code & 7
-    if exponent == 15 and mantissa == 7:
-        return float("nan")
-    if exponent == 0:
-        return sign * mantissa * 2.0**-9
-    return sign * (1 + mantissa / 8) * 2.0 ** (exponent - 7)
-
-
-def rounded(values: np.ndarray, to: str) -> np.ndarray:
-    """Doubles rounded to nearest even onto a format's grid, by arithmetic on the grid's step."""
-    finite = np.where(np.isfinite(values), values, 0.0)
-    _, exponent = np.frexp(finite)
-    step = np.maximum(exponent - 1 - MANTISSA[to], SMALLEST[to])
-    onto = np.ldexp(np.rint(np.ldexp(finite, -step)), step)
-    onto = np.where(np.abs(onto) >= LARGEST[to], np.copysign(np.inf, onto), onto)
-    onto = np.where(onto == 0, np.copysign(0.0, values), onto)
-    return np.where(np.isfinite(values), onto, values)
-
-
-def reference(codes: np.ndarray, scales: np.ndarray, to: str) -> np.ndarray:
-    """The exact product in double precision (4 bits by 24 bits), rounded to FP32, then to `to`."""
-    table = np.array([value_of(code) for code in range(256)])
-    with np.errstate(all="ignore"):
-        product = rounded(table[codes] * scales.astype(np.float64), "fp32")
-        return rounded(product, to)
-
-
-def bits(values: np.ndarray, to: str) -> np.ndarray:
-    """Doubles that lie on the grid, as the format's bits, with the canonical quiet NaN."""
-    with np.errstate(all="ignore"):
-        if to == "fp16":
-            encoded = values.astype(np.float16).view(np.uint16)
-        else:
-            encoded = values.astype(np.float32).view(np.uint32)
-            encoded = (encoded >> 16).astype(np.uint16) if to == "bf16" else encoded
-    canonical = {"bf16": 0x7FC0, "fp16": 0x7E00, "fp32": 0x7FC00000}[to]
-    return np.where(np.isnan(values), encoded.dtype.type(canonical), encoded)
 
 
 @pytest.fixture(scope="module", params=["numpy", "native"])
@@ -120,7 +76,7 @@ def test_every_code_with_every_special_scale(kernel: Kernel, to: str) -> None:
     scales = np.array(SPECIAL, np.float32)
     codes = np.tile(CODES, (len(scales), 1))
     got = dequantize(kernel, codes, scales[:, None], to, block=(1, 256))
-    np.testing.assert_array_equal(got, bits(reference(codes, scales[:, None], to), to))
+    np.testing.assert_array_equal(got, bits(dequantized(codes, scales[:, None], to), to))
 
 
 @pytest.mark.parametrize("to", NUMPY)
@@ -133,11 +89,7 @@ def test_every_code_with_every_exponent(kernel: Kernel, to: str) -> None:
     scales = patterns.view(np.float32)
     codes = np.tile(CODES, (len(scales), 1))
     got = dequantize(kernel, codes, scales[:, None], to, block=(1, 256))
-    np.testing.assert_array_equal(got, bits(reference(codes, scales[:, None], to), to))
-
-
-def expanded(scales: np.ndarray, block: tuple[int, int], shape: tuple[int, ...]) -> np.ndarray:
-    return scales.repeat(block[0], 0).repeat(block[1], 1)[: shape[0], : shape[1]]
+    np.testing.assert_array_equal(got, bits(dequantized(codes, scales[:, None], to), to))
 
 
 FLOATS = st.integers(0, 2**32 - 1).map(lambda n: struct.unpack("<f", struct.pack("<I", n))[0])
@@ -165,7 +117,7 @@ def test_any_shape_scale_and_block(
     codes, scales, block = case
     got = dequantize(kernel, codes, scales, to, block)
     full = expanded(scales, block, codes.shape)
-    np.testing.assert_array_equal(got, bits(reference(codes, full, to), to))
+    np.testing.assert_array_equal(got, bits(dequantized(codes, full, to), to))
 
 
 @settings(max_examples=40, deadline=None)
@@ -218,7 +170,7 @@ def test_kernels_agree_on_rows_of_subnormal_and_of_ordinary_codes(kernel: Kernel
     codes[250:] |= chance.integers(0, 2, (50, 260), np.uint8) << 7
     scales = np.float32([[0.5, 2.0**-120, 255.5], [3.0, 256.0, -(2.0**-10)], [1e-3, -1e30, 1e-45]])
     full = expanded(scales, (128, 128), codes.shape)
-    expected = bits(reference(codes, full, to), to)
+    expected = bits(dequantized(codes, full, to), to)
     np.testing.assert_array_equal(dequantize(kernel, codes, scales, to), expected)
 
 

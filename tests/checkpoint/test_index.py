@@ -61,6 +61,19 @@ def test_a_link_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
     )
 
 
+def test_a_link_to_itself_is_a_missing_file(tmp_path: Path) -> None:
+    folder = index_file(tmp_path, {"weight_map": {"a": "x.safetensors"}})
+    (folder / "x.safetensors").symlink_to("x.safetensors")
+    assert read_index(folder).shards == ("x.safetensors",)
+    assert not (folder / "x.safetensors").is_file()
+
+
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
+    name = "n" * 5000
+    folder = index_file(tmp_path, {"weight_map": {"a": name}})
+    assert refusal(folder) == (f"{folder}: refuses the file name {name[:80]!r}: File name too long")
+
+
 def test_a_snapshot_of_the_hugging_face_cache_is_read(tmp_path: Path) -> None:
     blob = tmp_path / "models--o--m" / "blobs" / "abc"
     blob.parent.mkdir(parents=True)
@@ -88,6 +101,18 @@ BROKEN = {
         '{"weight_map": {"a": "x", "a": "y"}}',
         f"{INDEX}: is not valid JSON: key 'a' appears twice",
     ),
+    "control characters": (
+        {"weight_map": {"a\x1b[31m": "x"}},
+        f"{INDEX}: tensor name 'a\\x1b[31m' holds control characters",
+    ),
+    "half of a surrogate pair": (
+        {"weight_map": {"a": "\ud800"}},
+        f"{INDEX}: holds half of a surrogate pair",
+    ),
+    "a long name": (
+        {"weight_map": {"n" * 5000: 1}},
+        f"{INDEX}: weight_map: {'n' * 80}: 1 is not a file name",
+    ),
 }
 
 
@@ -98,7 +123,8 @@ def test_a_broken_index_is_refused(tmp_path: Path, case: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stated", "read"), [(12, 12), (12.0, 12), ("12", None), (None, None), (1e999, None)]
+    ("stated", "read"),
+    [(12, 12), (12.0, 12), ("12", None), (None, None), (1e999, None), (True, None)],
 )
 def test_total_size_as_writers_store_it(tmp_path: Path, stated: object, read: int | None) -> None:
     text = json.dumps({"metadata": {"total_size": stated}, "weight_map": {"a": "x"}})

@@ -146,6 +146,18 @@ HOSTILE = {
         container({"a\n": entry()}, b"1234"),
         r"tensor name 'a\n' is empty, too long or holds control characters",
     ),
+    "a tensor that ends within a byte": (
+        container({"a": entry("F4", (3,), (0, 2))}, b"12"),
+        "tensor a (F4 [3]) does not fill data_offsets [0, 2]",
+    ),
+    "half of a surrogate pair": (
+        container({"a\ud800": entry()}, b"1234"),
+        "header holds half of a surrogate pair",
+    ),
+    "a name out of the folder is only a name": (
+        container({"../a": entry(), "../a ": entry()}, b"1234"),
+        "tensor ../a  overlaps another: starts at 0, expected 4",
+    ),
     "metadata of numbers": (
         container({"__metadata__": {"a": 1}}),
         "__metadata__ is not a map of strings",
@@ -298,6 +310,8 @@ B = '"b":{"dtype":"F32","shape":[1,1],"data_offsets":[4,8]}'
         USUAL % A.replace("[4]", "[4,]"),
         USUAL % A.replace("[4]", "[2]"),
         USUAL % A.replace("U8", "U9"),
+        USUAL % A.replace("U8", "F4").replace("[4]", "[7]"),
+        USUAL % A.replace("[4]", f"[{'1,' * 200}4]"),
         USUAL % f"{A}{B}",
         USUAL % f"{A},,{B}",
         USUAL % f"{A},{B},",

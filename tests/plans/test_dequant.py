@@ -7,11 +7,13 @@ import torch
 from checkpoint.deepseek_layout import Layout, deepseek
 
 from flagdeploy.checkpoint.folder import list_files
+from flagdeploy.checkpoint.formats import recognise
 from flagdeploy.checkpoint.jobs import Dequantize
-from flagdeploy.checkpoint.verify import verify
+from flagdeploy.checkpoint.verify import Verification, verify
 from flagdeploy.errors import CheckpointError
 from flagdeploy.plans.conversion_plan import ConversionPlan
 from flagdeploy.plans.dequant import plan_dequant
+from flagdeploy.plans.recipes import all_tensors
 
 FIRST, SECOND, THIRD = (f"model-{i:05d}-of-000003.safetensors" for i in (1, 2, 3))
 CROSSING = "model.layers.0.self_attn.q_a_proj.weight"
@@ -22,7 +24,14 @@ def planned(
     layout: Layout, folder: Path, to: str = "bf16", drop_mtp: bool = False
 ) -> ConversionPlan:
     whole = verify(layout.write(folder)).require()
-    return plan_dequant(whole, dict.fromkeys(list_files(folder), 0), to, drop_mtp=drop_mtp)
+    return plan(whole, dict.fromkeys(list_files(folder), 0), to, drop_mtp)
+
+
+def plan(
+    whole: Verification, files: dict[str, int], to: str, drop_mtp: bool = False
+) -> ConversionPlan:
+    found = recognise(whole.config, all_tensors(whole))
+    return plan_dequant(whole, files, found, to, drop_mtp=drop_mtp)
 
 
 def refusal(layout: Layout, folder: Path, **options: bool) -> CheckpointError:
@@ -94,12 +103,12 @@ def test_dropping_mtp_needs_the_number_of_layers(tmp_path: Path) -> None:
 def test_identity_tells_sources_and_targets_apart(tmp_path: Path) -> None:
     whole = verify(deepseek().write(tmp_path)).require()
     files = dict.fromkeys(list_files(tmp_path), 0)
-    same, again = (plan_dequant(whole, files, "bf16") for _ in range(2))
+    same, again = (plan(whole, files, "bf16") for _ in range(2))
     assert same.identity == again.identity
     others = [
-        plan_dequant(whole, files, "fp16"),
-        plan_dequant(whole, files, "bf16", drop_mtp=True),
-        plan_dequant(whole, files | {SECOND: 1}, "bf16"),
+        plan(whole, files, "fp16"),
+        plan(whole, files, "bf16", drop_mtp=True),
+        plan(whole, files | {SECOND: 1}, "bf16"),
     ]
     assert len({str(plan.identity) for plan in [same, *others]}) == 4
 
