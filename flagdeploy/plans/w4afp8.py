@@ -133,6 +133,6 @@ def _act_scales(
         twin = values.get(f"{prefix}{'w1' if match[3] == 'up_proj' else 'w3'}.input_scale")
         if match[3] != "down_proj" and twin is not None and abs(twin - value) > 1e-5 * value:
             problems.append(f"{prefix}w1 and w3: differ, though they share their input")
-    hint = "calibrate the experts of this model, or give one number for all: --act-scales 1.0"
+    hint = "flagdeploy calibrate records them; or give one number for all: --act-scales 1.0"
     refuse_all(checkpoint, "activation scales that do not fit", problems, hint)
     return values
