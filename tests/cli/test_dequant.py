@@ -49,7 +49,8 @@ def test_w4afp8_without_activation_scales_is_a_usage_error(source: Path) -> None
     done = CliRunner().invoke(app, ["dequant", "--ckpt", str(source), "--to", "w4afp8"])
     assert done.exit_code == 2
     assert done.stderr.startswith(
-        "error: --to w4afp8: needs the activation scales of the experts\n\nhint: record them (flagdeploy calibrate"
+        "error: --to w4afp8: needs the activation scales of the experts\n\n"
+        "hint: record them (flagdeploy calibrate"
     )
 
 
