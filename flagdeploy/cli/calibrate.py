@@ -11,12 +11,7 @@ from flagdeploy.cli.output import out
 def calibrate(
     name: options.Name = None,
     *,
-    ckpt: Annotated[
-        str | None,
-        typer.Option(
-            "--ckpt", metavar="DIR", help="Checkpoint folder. Default: that of the deployment."
-        ),
-    ] = None,
+    ckpt: options.Checkpoint = None,
     prompts: Annotated[
         str,
         typer.Option(
@@ -65,12 +60,10 @@ def calibrate(
       flagdeploy calibrate --ckpt /data/DeepSeek-V2-Lite --prompts texts.txt --raw --device cuda
       flagdeploy dequant --to w4afp8 --act-scales act_scales.safetensors
     """
-    from flagdeploy.config.workspace import find
-    from flagdeploy.workflows import resolve
     from flagdeploy.workflows.calibrate import calibrate as workflow
 
     out.json, out.quiet = json, quiet
-    checkpoint = ckpt or resolve.checkpoint_of(name, find(workspace))
+    checkpoint = ckpt or options.checkpoint_of(name, workspace)
     with out.progress() as report:
         done = workflow(
             checkpoint,

@@ -13,12 +13,7 @@ from flagdeploy.errors import UsageError
 
 def dequant(
     name: options.Name = None,
-    ckpt: Annotated[
-        str | None,
-        typer.Option(
-            "--ckpt", metavar="DIR", help="Checkpoint folder. Default: that of the deployment."
-        ),
-    ] = None,
+    ckpt: options.Checkpoint = None,
     to: Annotated[
         str, typer.Option("--to", metavar="FORMAT", help="bf16, fp16, fp32, fp8 or w4afp8.")
     ] = "bf16",
@@ -95,9 +90,7 @@ def dequant(
         ),
     ] = False,
     dry_run: options.DryRun = False,
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Threads. Default: one per core, 16.")
-    ] = None,
+    workers: options.Workers = None,
     workspace: options.Workspace = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -126,7 +119,7 @@ def dequant(
 
     out.json, out.quiet = json, quiet
     _check(on, in_place, out_folder, rank, world_size, hosts, python, ray_address)
-    checkpoint = ckpt or _checkpoint_of(name, workspace)
+    checkpoint = ckpt or options.checkpoint_of(name, workspace)
     conversion = Conversion(to, drop_mtp, layout, act_scales, parts)
     common: dict[str, Any] = {"workers": workers, "dry_run": dry_run}
     with out.progress() as report:
@@ -200,10 +193,3 @@ def _rank(given: str | None) -> int | Literal["auto"] | None:
     if given is not None and not given.isdecimal():
         raise UsageError(f"--rank {given}: is neither a number nor auto")
     return None if given is None else int(given)
-
-
-def _checkpoint_of(name: str | None, workspace: str | None) -> str:
-    from flagdeploy.config.workspace import find
-    from flagdeploy.workflows import resolve
-
-    return str(resolve.checkpoint_of(name, find(workspace)))

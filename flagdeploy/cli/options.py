@@ -39,6 +39,15 @@ Launcher = Annotated[
     str | None,
     typer.Option("--launcher", metavar="L", help="ssh (containers) or local (a process here)."),
 ]
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--ckpt", metavar="DIR", help="Checkpoint folder. Default: that of the deployment."
+    ),
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Threads. Default: one per core, 16.")
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the plan and touch nothing, connect nowhere.")
 ]
@@ -51,3 +60,11 @@ def split_overrides(arguments: list[str] | None) -> tuple[str | None, list[str]]
     arguments = list(arguments or [])
     variant = arguments.pop(0) if arguments and "=" not in arguments[0] else None
     return variant, arguments
+
+
+def checkpoint_of(name: str | None, workspace: str | None) -> str:
+    """The checkpoint folder of a deployment, for commands that were not given --ckpt."""
+    from flagdeploy.config.workspace import find
+    from flagdeploy.workflows import resolve
+
+    return str(resolve.checkpoint_of(name, find(workspace)))

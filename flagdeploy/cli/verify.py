@@ -10,12 +10,7 @@ from flagdeploy.cli.output import out
 
 def verify(
     name: options.Name = None,
-    ckpt: Annotated[
-        str | None,
-        typer.Option(
-            "--ckpt", metavar="DIR", help="Checkpoint folder. Default: that of the deployment."
-        ),
-    ] = None,
+    ckpt: options.Checkpoint = None,
     hashes: Annotated[
         bool,
         typer.Option(
@@ -46,9 +41,7 @@ def verify(
     everything: Annotated[
         bool, typer.Option("--all", help="Compute all tensors again, as long as it takes.")
     ] = False,
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Threads. Default: one per core, 16.")
-    ] = None,
+    workers: options.Workers = None,
     workspace: options.Workspace = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -76,7 +69,7 @@ def verify(
 
     out.json, out.quiet = json, quiet
     _check(against, sample, everything)
-    checkpoint = ckpt or _checkpoint_of(name, workspace)
+    checkpoint = ckpt or options.checkpoint_of(name, workspace)
     with out.progress() as report:
         found = workflow(
             checkpoint,
@@ -103,10 +96,3 @@ def _check(against: str | None, sample: int | None, everything: bool) -> None:
         option = "--all" if everything else "--sample"
         hint = "add --against SOURCE; --hashes and --nan always read everything"
         raise UsageError(f"{option}: has no meaning without --against", hint)
-
-
-def _checkpoint_of(name: str | None, workspace: str | None) -> str:
-    from flagdeploy.config.workspace import find
-    from flagdeploy.workflows import resolve
-
-    return str(resolve.checkpoint_of(name, find(workspace)))
