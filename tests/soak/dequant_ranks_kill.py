@@ -76,7 +76,7 @@ def main() -> None:
     print(f"{time.strftime('%Y-%m-%d %H:%M')}: {' '.join(sys.argv)}")
     with tempfile.TemporaryDirectory() as name:
         source, out = Path(name) / "source", Path(name) / "out"
-        make(source)
+        make(source, "bf16")
         began = time.perf_counter()
         subprocess.run(command(source, out, slow=True), check=True, capture_output=True)
         seconds = time.perf_counter() - began

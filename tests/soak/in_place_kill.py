@@ -131,7 +131,7 @@ def main() -> None:
         folder = Path(name)
         source, checkpoint, disk = folder / "source", folder / "R1", folder / "disk"
         disk.mkdir()
-        make(source)
+        make(source, "bf16")
         shutil.copytree(source, checkpoint)
         began = time.perf_counter()
         subprocess.run(command(checkpoint, slow=True), check=True, capture_output=True)
