@@ -181,7 +181,7 @@ def _kind(text: str) -> tuple[str, tuple[int, ...], int] | None:
     dtype, shape = entry["dtype"], entry["shape"]
     if dtype not in DTYPE_BITS or not _naturals(shape) or len(shape) > _MAX_RANK:
         return None
-    if math.prod(shape) * DTYPE_BITS[dtype] % 8:
+    if math.prod(shape) * DTYPE_BITS[dtype] % 8 or _overflows(shape):
         return None
     return dtype, tuple(shape), tensor_bytes(dtype, shape)
 
@@ -256,7 +256,14 @@ def _tensor(name: str, entry: Any, refuse: Refuse) -> Tensor:
     begin, end = offsets
     if (end - begin) * 8 != math.prod(shape) * DTYPE_BITS[dtype]:
         refuse(f"tensor {name} ({dtype} {shape}) does not fill data_offsets [{begin}, {end}]")
+    if _overflows(shape):
+        refuse(f"tensor {name} has no valid shape: {shape} is beyond 64 bits but for the 0")
     return Tensor(name, dtype, tuple(shape), begin, end)
+
+
+def _overflows(shape: list[int]) -> bool:
+    """True for an empty tensor whose other dimensions no program could multiply."""
+    return math.prod(filter(None, shape)) >= _BEYOND
 
 
 def _naturals(value: Any) -> bool:

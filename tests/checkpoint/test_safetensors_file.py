@@ -150,6 +150,14 @@ HOSTILE = {
         container({"a": entry("F4", (3,), (0, 2))}, b"12"),
         "tensor a (F4 [3]) does not fill data_offsets [0, 2]",
     ),
+    "no element of dimensions that overflow": (
+        container({"a": entry(shape=(2**62, 2**62, 0), offsets=(0, 0))}),
+        f"tensor a has no valid shape: [{2**62}, {2**62}, 0] is beyond 64 bits but for the 0",
+    ),
+    "minus zero": (
+        container(b'{"a":{"dtype":"U8","shape":[4],"data_offsets":[-0,4]}}', b"1234"),
+        "header is not valid JSON: -0 is an integer to some parsers only",
+    ),
     "half of a surrogate pair": (
         container({"a\ud800": entry()}, b"1234"),
         "header holds half of a surrogate pair",
@@ -308,6 +316,7 @@ B = '"b":{"dtype":"F32","shape":[1,1],"data_offsets":[4,8]}'
         USUAL % A.replace("[0,4]", "[0,04]"),
         USUAL % A.replace("[4]", "[04]"),
         USUAL % A.replace("[4]", "[4,]"),
+        USUAL % A.replace("[4]", f"[{2**62},{2**62},0]").replace("[0,4]", "[0,0]"),
         USUAL % A.replace("[4]", "[2]"),
         USUAL % A.replace("U8", "U9"),
         USUAL % A.replace("U8", "F4").replace("[4]", "[7]"),

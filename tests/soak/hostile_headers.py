@@ -186,7 +186,7 @@ def _numbers(random: Random, old: str) -> str:
         parts.reverse()
     elif kind == 4:
         parts *= random.choice([2, 9, 20, 1000])
-    elif parts[at].isdigit():
+    elif parts[at].isdigit() and len(parts[at]) < 30:
         parts[at] = str(int(parts[at]) + random.choice([-8, -1, 1, 2, 8, 1 << 20, 1 << 62]))
     return f"[{','.join(parts)}]"
 
