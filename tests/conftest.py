@@ -1,6 +1,7 @@
 """Fixtures that several packages share."""
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -9,6 +10,10 @@ from hypothesis import settings
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+# A shell that runs the tests in the background makes them ignore Ctrl-C, and so their children, of
+# which some are sent one.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["proving_ground.fixtures"]
 

@@ -123,7 +123,7 @@ async def _serve(options: argparse.Namespace, bound: socket.socket, loaded: "Loa
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in SIGNALS:
-        signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+        loop.add_signal_handler(number, stop.set)
     service = _service(options, loaded)
     runner = web.AppRunner(make_app(service), handler_cancellation=True, shutdown_timeout=1)
     await runner.setup()
@@ -131,7 +131,8 @@ async def _serve(options: argparse.Namespace, bound: socket.socket, loaded: "Loa
     host, port = bound.getsockname()[:2]
     log.info("serving on http://%s:%d as %s", host, port, service.name)
     await stop.wait()
-    for number in SIGNALS:  # asyncio's own handlers would fall back to the default while it closes
+    for number in SIGNALS:  # the loop would fall back to the default, which kills, when it closes
+        loop.remove_signal_handler(number)
         signal.signal(number, signal.SIG_IGN)
     log.info("stopping: no new requests, running ones have %gs", options.drain_seconds)
     await service.batch.drain(options.drain_seconds)
