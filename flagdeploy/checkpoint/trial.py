@@ -29,9 +29,12 @@ class Speed:
 
 
 def measure(jobs: Iterable[ShardJob], source: Path) -> Speed:
-    """Convert the beginning of the largest tensors of `jobs`, for a third of a second at most (one
-    tensor of the first job at least). Writes nothing; what it reads is dropped from the page cache
-    first. Raises CheckpointError when a source cannot be read."""
+    """Convert the beginning of the largest tensors of `jobs`, of each job one that is converted and
+    one that is copied, for a third of a second at most (those of the first job at least).
+
+    Writes nothing; what it reads is dropped from the page cache first. Raises CheckpointError when
+    a source cannot be read.
+    """
     began = time.perf_counter()
     scratch = Scratch()
     read = convert = 0.0
@@ -39,7 +42,8 @@ def measure(jobs: Iterable[ShardJob], source: Path) -> Speed:
     for job in jobs:
         trial = _Trial(job, source, source)
         try:
-            for item in sorted(job.work, key=lambda item: -item.source.nbytes)[:2]:
+            ordered = sorted(job.work, key=lambda item: item.source.nbytes)
+            for item in {isinstance(item, Copy): item for item in ordered}.values():
                 for tile in islice(item.tiles(), _TILES):
                     if not sample:  # the first time also loads code and makes room
                         trial.write(item, tile, scratch)

@@ -54,7 +54,7 @@ class MadeJobs:
         self.weight_map: dict[str, str] = {}
         self.sizes: dict[str, tuple[int, int]] = {}
         self._file_bytes: dict[str, int] = {}
-        self.copied = self.converted = 0
+        self.copied = self.converted = self.converted_bytes = 0
         for shard in sorted(shards):
             self._measure(shard)
         self.names = tuple(self.sizes)
@@ -71,6 +71,7 @@ class MadeJobs:
                 same = (tensor.dtype, tensor.shape) in recipes[0].outputs.values()
                 self.copied += same
                 self.converted += not same
+                self.converted_bytes += 0 if same else tensor.nbytes
         if outputs:
             _, laid = header_bytes(outputs)
             self.weight_map.update(dict.fromkeys(outputs, shard))

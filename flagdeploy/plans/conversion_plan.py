@@ -37,6 +37,11 @@ class PlannedJobs(Protocol):
         """Bytes of tensors that each shard's job reads, scales aside, and writes."""
         ...
 
+    @property
+    def converted_bytes(self) -> int:
+        """Bytes of the tensors of the source that change."""
+        ...
+
     def of(self, shard: str) -> ShardJob: ...
     def file_bytes(self, shard: str) -> int:
         """The size of the output shard."""

@@ -71,6 +71,11 @@ class Jobs(Sequence[ShardJob]):
         return Counter(self.kept[name].dtype for name in self.weight_map)["F8_E4M3"]
 
     @property
+    def converted_bytes(self) -> int:
+        kept = (self.kept[name] for name in self.weight_map)
+        return sum(tensor.nbytes for tensor in kept if tensor.dtype == "F8_E4M3")
+
+    @property
     def copied(self) -> int:
         return len(self.weight_map) - self.converted
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from flagdeploy.checkpoint.jobs import Copy
 from flagdeploy.checkpoint.native import kernel
 from flagdeploy.checkpoint.trial import measure
 from flagdeploy.plans.conversion_plan import ConversionPlan
@@ -20,19 +19,18 @@ def estimate(
     Reading and converting overlap, so the slower of them counts. In place, everything is read and
     converted once more to be compared, and the output read back.
     """
-    tried = [names[index * len(names) // _TRIED] for index in range(min(_TRIED, len(names)))]
-    if not tried:
+    if not names:
         return "time: nothing to convert"
+    # A shard of constants tells nothing.
+    held = [name for name in names if plan.jobs.sizes[name][0]]
+    tried = [held[index * len(held) // _TRIED] for index in range(min(_TRIED, len(held)))]
     speed = measure(map(plan.jobs.of, dict.fromkeys(tried)), plan.source)
     if not speed.sample:
         return "time: too little to convert to measure anything"
     read, written = (sum(plan.jobs.sizes[name][i] for name in names) for i in (0, 1))
-    converted = sum(
-        item.source.nbytes
-        for name in names
-        for item in plan.jobs.of(name).work
-        if not isinstance(item, Copy)
-    )
+    # Of the shards that are left, about their share.
+    whole = sum(source for source, _ in plan.jobs.sizes.values())
+    converted = plan.jobs.converted_bytes * read / whole
     passes = 2 if in_place else 1
     seconds = (passes * read + (written if in_place else 0)) / speed.read
     how = [f"reading at {readable(int(speed.read))}/s ({readable(speed.sample)} read cold)"]

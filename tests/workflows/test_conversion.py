@@ -289,3 +289,13 @@ def convert(source: Path, out: Path) -> DequantResult:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_dry_run_of_w4afp8_measures_the_quantization(tmp_path: Path) -> None:
+    """The shard of activation scales comes first and holds nothing to measure."""
+    source = mixture().write(tmp_path / "R1")
+    result = dequant(source, "w4afp8", act_scales=1.0, dry_run=True)
+    assert result.plan.jobs.names[0] == "act_scales.safetensors"
+    assert "converting at " in str(result)
+    sizes = [tensor.numel() for name, tensor in mixture().tensors.items() if name in experts()]
+    assert result.plan.jobs.converted_bytes == sum(sizes)
