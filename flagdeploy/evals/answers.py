@@ -20,12 +20,35 @@ MISSING = ("error", "timeout")  # the endpoint gave no answer; anything else is 
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How every question of a run is asked. Greedy unless said otherwise; K > 1 `repeats` of a
+    greedy question are no independent samples, so they want a temperature. Repeat r is asked with
+    seed + r, which makes a run repeatable on one engine and means nothing across engines.
+    """
+
+    temperature: float = 0.0
+    top_p: float | None = None
+    seed: int | None = None
+    repeats: int = 1
+
+    def fields(self, repeat: int) -> dict[str, Any]:
+        """The request fields of `repeat` (from 0); those left to the endpoint are absent."""
+        known = {"top_p": self.top_p, "seed": None if self.seed is None else self.seed + repeat}
+        given = {key: value for key, value in known.items() if value is not None}
+        return {"temperature": self.temperature, **given}
+
+
+GREEDY = Sampling()
+
+
+@dataclass(frozen=True)
 class Answer:
     """One request as it ended.
 
     `status`: ``ok``; ``length`` (cut by its token limit); ``unparsed`` (no answer found);
     ``refused`` (4xx); ``error`` and ``timeout`` (no reply after every attempt). `score` is None
-    exactly for the last two. Times in seconds since the epoch. `request` identifies the payload.
+    exactly for the last two. Times in seconds since the epoch. `request` identifies the payload,
+    `repeat` counts from 0.
     """
 
     request: str
@@ -46,6 +69,7 @@ class Answer:
     error: str | None = None
     prompt_token_ids: list[int] | None = None
     token_ids: list[int] | None = None
+    repeat: int = 0
 
 
 class AnswerLog:
@@ -89,21 +113,31 @@ async def ask(
     report: Report,
     stage: str,
     token_ids: bool = False,
+    sampling: Sampling = GREEDY,
 ) -> list[Answer]:
-    """Greedy answers to `items` in their order; those in `log` are not asked again.
+    """Answers to `items` in their order, all of repeat 0 first; those in `log` are not asked again.
 
     With `token_ids` the replies carry the ids of prompt and continuation (vLLM's
     `return_token_ids`). Raises EvalError when the endpoint stops answering at all.
     """
-    payloads = [_payload(capabilities.model, item, token_ids) for item in items]
-    answers = [log.finished.get(_request_key(client, payload)) for payload in payloads]
+    asked = [(item, repeat) for repeat in range(sampling.repeats) for item in items]
+    payloads = [
+        _payload(capabilities.model, item, token_ids, sampling.fields(repeat))
+        for item, repeat in asked
+    ]
+    keys = [
+        _request_key(client, payload, repeat)
+        for payload, (_, repeat) in zip(payloads, asked, strict=True)
+    ]
+    answers = [log.finished.get(key) for key in keys]
     left = [index for index, answer in enumerate(answers) if answer is None]
-    done = len(items) - len(left)
+    done = len(asked) - len(left)
 
     async def one(index: int) -> None:
         nonlocal done
         reply = await client.post("/chat/completions", payloads[index])
-        answer = _answer(_request_key(client, payloads[index]), items[index], reply)
+        item, repeat = asked[index]
+        answer = _answer(keys[index], item, reply, repeat)
         log.append(answer)
         answers[index] = answer
         done += 1
@@ -112,7 +146,7 @@ async def ask(
                 stage,
                 f"questions, {client.concurrency} at once",
                 done=done,
-                total=len(items),
+                total=len(asked),
                 unit="answers",
             )
         )
@@ -132,23 +166,24 @@ async def all_of(work: Iterable[Awaitable[T]]) -> list[T]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _payload(model: str, item: Item, token_ids: bool) -> dict[str, Any]:
+def _payload(model: str, item: Item, token_ids: bool, sampling: dict[str, Any]) -> dict[str, Any]:
     payload: dict[str, Any] = {
         "model": model,
         "messages": list(item.messages),
-        "temperature": 0,
         "max_tokens": item.max_tokens,
+        **sampling,
     }
     # Strict servers refuse fields they do not know, so this one is sent only where it is wanted.
     return {**payload, "return_token_ids": True} if token_ids else payload
 
 
-def _request_key(client: Client, payload: dict[str, Any]) -> str:
-    text = json.dumps([client.base, payload], sort_keys=True)
+def _request_key(client: Client, payload: dict[str, Any], repeat: int) -> str:
+    # Two repeats of one question may have the same payload and are two requests all the same.
+    text = json.dumps([client.base, payload, repeat], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _answer(request: str, item: Item, reply: Reply) -> Answer:
+def _answer(request: str, item: Item, reply: Reply, repeat: int) -> Answer:
     body = reply.body or {}
     choice = (body.get("choices") or [{}])[0]
     usage = body.get("usage") or {}
@@ -174,6 +209,7 @@ def _answer(request: str, item: Item, reply: Reply) -> Answer:
         error=reply.error,
         prompt_token_ids=body.get("prompt_token_ids"),
         token_ids=choice.get("token_ids"),
+        repeat=repeat,
     )
 
 
