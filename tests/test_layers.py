@@ -11,6 +11,7 @@ LAYERS = [
     "workflows",
     "plans",
     "vendors engines launchers checkpoint evals server",
+    "formats",
     "records",
     "config",
     "errors",

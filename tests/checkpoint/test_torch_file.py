@@ -15,9 +15,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flagdeploy.checkpoint import torch_file, torch_pickle
 from flagdeploy.checkpoint.torch_file import read_numbers
 from flagdeploy.errors import CheckpointError
+from flagdeploy.formats import pickle as pickles
+from flagdeploy.formats import torch_file
+from flagdeploy.formats.torch_pickle import parse_state
 
 
 def every(name: str) -> bool:
@@ -76,7 +78,7 @@ def test_any_numbers_come_back(values: dict[str, float]) -> None:
     raw = io.BytesIO()
     torch.save({name: torch.tensor(value) for name, value in values.items()}, raw)
     with zipfile.ZipFile(raw) as archive:
-        content = torch_pickle.parse(archive.read("archive/data.pkl"))
+        content = parse_state(archive.read("archive/data.pkl"))
         assert content.keys() == values.keys()
         for name, tensor in content.items():
             stored = archive.read(f"archive/data/{tensor.storage.key}")
@@ -167,16 +169,13 @@ STORAGE = (
         ),
         (b"\x80\x02ccollections\nOrderedDict\n](]]e\x85R.", "instruction REDUCE at byte 33 does"),
         (b"\x80\x02X\x02\x00\x00\x00idQ.", "instruction BINPERSID at byte 9 does not fit what"),
-        (b"\x80\x02}\x81.", "instruction NEWOBJ at byte 3 is none of a plain state dict"),
-        (b"(dp0\nS'a'\nI1\ns.", "instruction DICT at byte 1 is none of a plain state dict"),
-        (
-            b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00}.",
-            "instruction FRAME at byte 2 is none of a plain",
-        ),
-        (b"\x80\x02\x8e" + b"\xff" * 8 + b"x.", "instruction BINBYTES8 at byte 2 is none of"),
+        (b"\x80\x02}\x81.", "instruction NEWOBJ at byte 3 does not fit what is before it"),
+        (b"(dp0\nS'a'\nI1\ns.", "instruction DICT at byte 1 is none that plain data needs"),
+        (b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00}.", ""),  # no frame is relied upon
+        (b"\x80\x02\x8e" + b"\xff" * 8 + b"x.", "bytes8 byte count > sys.maxsize"),
         (b"\x80\x02X\xff\xff\xff\x7fx.", "expected 2147483647 bytes in a unicodestring4, but on"),
         (b"\x80\x02}r\xff\xff\xff\x7f.", ""),  # the memo is a dict: a large index costs nothing
-        (b"\x80\x02\xff.", "instruction 0xff at byte 2 is none of a plain state dict"),
+        (b"\x80\x02\xff.", "instruction 0xff at byte 2 is none that plain data needs"),
         (b"\x80\x02cos\n\x1b[31m\n.", "names 'os \\x1b[31m', which is no part of a tensor"),
         (b"\x80\x02cos", "no name ends before byte 5"),
         (b"cos\nsystem\n(S'echo'\ntR.", "names os.system, which is no part of a tensor"),
@@ -190,9 +189,14 @@ def test_pickles_that_torch_does_not_write(tmp_path: Path, pickled: bytes, messa
         assert read_numbers(path, every) == {}
 
 
-def tensor(offset: bytes = b"K\x00", shape: bytes = b")", storage: bytes = STORAGE) -> bytes:
-    """A pickle of {"t": tensor}; shape () when not given."""
-    rest = b")\x89ccollections\nOrderedDict\n)RtR"
+def tensor(
+    offset: bytes = b"K\x00",
+    shape: bytes = b")",
+    storage: bytes = STORAGE,
+    stride: bytes = b"",
+) -> bytes:
+    """A pickle of {"t": tensor}; shape () when not given, and strides of 1."""
+    rest = (stride or shape) + b"\x89ccollections\nOrderedDict\n)RtR"
     return b"\x80\x02}X\x01\x00\x00\x00t" + REBUILD + b"(" + storage + offset + shape + rest + b"s."
 
 
@@ -226,6 +230,40 @@ def test_tensors_that_do_not_fit(
     assert refusal(archive(tmp_path / "a.pt", pickled, **records)).startswith(message)
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        torch.arange(6).reshape(1, 6),
+        torch.arange(6).reshape(2, 3).T,
+        torch.arange(12.0).reshape(3, 4)[1:, ::2],
+        torch.arange(3.0).bfloat16().expand(2, 3),
+        torch.tensor(7, dtype=torch.int32),
+        torch.zeros(0, 3),
+        torch.tensor([True, False]),
+    ],
+)
+def test_tensors_of_any_shape_and_stride(tmp_path: Path, made: torch.Tensor) -> None:
+    with torch_file.opened(saved(tmp_path / "a.pt", {"t": made})) as file:
+        found = file.values("t", file.content["t"], 1000)
+    assert (found.shape, found.tolist()) == (tuple(made.shape), made.tolist())
+
+
+@pytest.mark.parametrize(
+    ("shape", "stride", "message"),
+    [
+        (b"K\x02\x85", b"K\x01\x85", "t: is F32 [2], beyond its 1 elements"),
+        (b"M\x10\x27\x85", b"K\x00\x85", "t: is F32 [10000], more than 1000 bytes"),
+    ],
+)
+def test_tensors_beyond_their_storage(
+    tmp_path: Path, shape: bytes, stride: bytes, message: str
+) -> None:
+    path = archive(tmp_path / "a.pt", tensor(shape=shape, stride=stride), **{"data/0": b"1234"})
+    with torch_file.opened(path) as file, pytest.raises(ValueError) as caught:
+        file.values("t", file.content["t"], 1000)
+    assert str(caught.value) == message
+
+
 def test_the_tensor_written_by_hand_is_read(tmp_path: Path) -> None:
     path = archive(tmp_path / "a.pt", tensor(), **{"data/0": b"\0\0\x80?"})
     assert read_numbers(path, every) == {"t": 1.0}
@@ -241,7 +279,7 @@ def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     large = archive(tmp_path / "large.pt", b"\0" * (torch_file.MAX_PICKLE_BYTES + 1))
     assert refusal(large) == "record 'data.pkl' has 16777217 bytes, limit 16777216"
 
-    monkeypatch.setattr(torch_pickle, "MAX_INSTRUCTIONS", 1000)
+    monkeypatch.setattr(pickles, "MAX_INSTRUCTIONS", 1000)
     many = archive(tmp_path / "many.pt", b"\x80\x02" + b"]" * 1000 + b".")
     assert refusal(many) == "the pickle has more than 1000 instructions"
 
@@ -324,7 +362,7 @@ def test_changed_pickles_give_an_object_or_a_reason() -> None:
         for _ in range(luck.choice([1, 2, 4])):
             changed[luck.randrange(len(changed))] = luck.randrange(256)
         try:
-            torch_pickle.parse(bytes(changed))
+            parse_state(bytes(changed))
         except ValueError:
             refused += 1
     assert 5000 < refused < 20000

@@ -1,14 +1,14 @@
-"""The pickles of torch.save's files, interpreted as data: nothing is imported, called or executed.
+"""Pickles interpreted as data: nothing is imported, called or executed.
 
 A pickle is a program for a stack machine that may name and call any function of Python. This
-machine knows the instructions of protocol 2 with which torch.save writes containers, numbers and
-tensors, and the names in `_FUNCTIONS` and `_STORAGES` only, whose meaning is `_call`'s. Everything
-else is refused by name. Instructions: CPython's Lib/pickletools.py; what torch.save writes:
-torch/_utils.py and torch/serialization.py.
+machine knows the instructions of protocols 2 to 5 that write containers, numbers and text, and the
+names of one `Vocabulary` only, which gives them a meaning of ours. Everything else is refused by
+name. Instructions: CPython's Lib/pickletools.py.
 """
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pickletools import opcodes
 from typing import Any, NamedTuple
 
@@ -16,47 +16,45 @@ from typing import Any, NamedTuple
 MAX_INSTRUCTIONS = 4_000_000
 
 _OPCODES = {opcode.code: opcode for opcode in opcodes}
-_STORAGES = {
-    **{"torch FloatStorage": "F32", "torch BFloat16Storage": "BF16", "torch HalfStorage": "F16"},
-    **{"torch DoubleStorage": "F64", "torch LongStorage": "I64", "torch IntStorage": "I32"},
-    **{"torch ShortStorage": "I16", "torch CharStorage": "I8", "torch ByteStorage": "U8"},
-    "torch BoolStorage": "BOOL",
-}
-_FUNCTIONS = {
-    "collections OrderedDict",
-    "torch._utils _rebuild_tensor_v2",
-    "torch._utils _rebuild_parameter",
-}
 
 
-class Storage(NamedTuple):
-    """`elements` of `dtype` in the record ``data/KEY`` of the archive."""
+class Global(NamedTuple):
+    """A name of the vocabulary where the pickle names a function or class: ``module name``."""
 
-    dtype: str
-    key: str
-    elements: int
-
-
-class Tensor(NamedTuple):
-    """A tensor's place in its storage; `offset` counts elements."""
-
-    storage: Storage
-    offset: int
-    shape: tuple[int, ...]
-
-
-class _Global(NamedTuple):
     name: str
 
 
-def parse(raw: bytes) -> Any:
-    """The object that a pickle describes, with `Tensor` in the place of tensors.
+def _nothing(*_: Any) -> Any:
+    raise TypeError
 
-    Raises ValueError with the reason for anything that torch.save does not write for a nest of
-    dicts, lists, tuples, numbers, strings and tensors.
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What pickles of one kind may say beside containers, numbers and text; `what` they hold.
+
+    `call(function, arguments)` gives the object that a call of one of `names` stands for,
+    `persistent(id)` the one that a persistent id does, `build(object, state)` adds attributes.
+    Each raises TypeError for what does not fit.
     """
-    machine = _Machine()
-    for at, name, argument in _instructions(raw):
+
+    what: str = "plain data"
+    names: frozenset[str] = frozenset()
+    call: Callable[[Any, Any], Any] = _nothing
+    persistent: Callable[[Any], Any] = _nothing
+    build: Callable[[Any, Any], None] = _nothing
+
+
+PLAIN = Vocabulary()
+
+
+def parse(raw: bytes, vocabulary: Vocabulary = PLAIN, limit: int | None = None) -> Any:
+    """The object that a pickle describes, made of plain Python data and what `vocabulary` gives.
+
+    Raises ValueError with the reason for a pickle that says anything else, or takes more than
+    `limit` instructions (default: MAX_INSTRUCTIONS).
+    """
+    machine = _Machine(vocabulary)
+    for at, name, argument in _instructions(raw, MAX_INSTRUCTIONS if limit is None else limit):
         try:
             _STEPS[name](machine, argument)
         except (IndexError, KeyError, TypeError):
@@ -68,10 +66,22 @@ def parse(raw: bytes) -> Any:
     return machine.stack[0]
 
 
-def _instructions(raw: bytes) -> Iterator[tuple[int, str, Any]]:
+def exactly(kind: type, value: Any) -> Any:
+    """`value`, which must be of `kind` and of no subclass; TypeError."""
+    if type(value) is not kind:
+        raise TypeError
+    return value
+
+
+def natural(value: Any) -> bool:
+    """Whether `value` can be a size or an offset of a file."""
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def _instructions(raw: bytes, limit: int) -> Iterator[tuple[int, str, Any]]:
     """Position, name and argument of each instruction up to STOP; ValueError for unknown ones."""
     stream = io.BytesIO(raw)
-    for _ in range(MAX_INSTRUCTIONS):
+    for _ in range(limit):
         at = stream.tell()
         code = stream.read(1)
         if not code:
@@ -79,7 +89,7 @@ def _instructions(raw: bytes) -> Iterator[tuple[int, str, Any]]:
         opcode = _OPCODES.get(code.decode("latin-1"))
         if opcode is None or opcode.name not in _STEPS:
             name = opcode.name if opcode else f"0x{code.hex()}"
-            raise ValueError(f"instruction {name} at byte {at} is none of a plain state dict")
+            raise ValueError(f"instruction {name} at byte {at} is none that plain data needs")
         if opcode.name == "GLOBAL":  # pickletools would read escapes, which pickle does not know
             argument: Any = f"{_line(stream)} {_line(stream)}"
         else:
@@ -87,7 +97,7 @@ def _instructions(raw: bytes) -> Iterator[tuple[int, str, Any]]:
         yield at, opcode.name, argument
         if opcode.name == "STOP":
             return
-    raise ValueError(f"the pickle has more than {MAX_INSTRUCTIONS} instructions")
+    raise ValueError(f"the pickle has more than {limit} instructions")
 
 
 def _line(stream: io.BytesIO) -> str:
@@ -100,7 +110,8 @@ def _line(stream: io.BytesIO) -> str:
 class _Machine:
     """`stack` is the part above the last mark, `below` the parts beneath the earlier ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
@@ -124,61 +135,35 @@ class _Machine:
         self.memo[index] = self.stack[-1]
 
     def name(self, name: str) -> None:
-        if name not in _FUNCTIONS and name not in _STORAGES:
+        if name not in self.vocabulary.names:
             shown = name.replace(" ", ".") if name.isprintable() else ascii(name)
-            raise ValueError(f"names {shown}, which is no part of a tensor")
-        self.push(_Global(name))
+            raise ValueError(f"names {shown}, which is no part of {self.vocabulary.what}")
+        self.push(Global(name))
+
+    def stacked_name(self) -> None:
+        module, name = self.pop(2)
+        self.name(f"{exactly(str, module)} {exactly(str, name)}")
 
     def call(self) -> None:
         function, arguments = self.pop(2)
-        self.push(_call(function, arguments))
+        self.push(self.vocabulary.call(exactly(Global, function), exactly(tuple, arguments)))
 
-    def storage(self) -> None:
-        """A storage is named by ("storage", its type, key, device, number of elements)."""
-        match self.stack.pop():
-            case ("storage", _Global(kind), str(key), str(), int(elements)) if _natural(elements):
-                self.push(Storage(_STORAGES[kind], key, elements))
-            case _:
-                raise TypeError
+    def persistent(self) -> None:
+        self.push(self.vocabulary.persistent(self.stack.pop()))
+
+    def build(self) -> None:
+        state = self.stack.pop()
+        self.vocabulary.build(self.stack[-1], state)
 
     def set_items(self, values: list[Any]) -> None:
-        target = _exactly(dict, self.stack[-1])
+        target = exactly(dict, self.stack[-1])
         keys = values[::2]
         if len(values) % 2 or not all(type(key) in (str, int) for key in keys):
             raise TypeError
         target.update(zip(keys, values[1::2], strict=True))
 
     def extend(self, values: list[Any]) -> None:
-        _exactly(list, self.stack[-1]).extend(values)
-
-    def drop_attributes(self) -> None:
-        """State dicts of modules carry versions (``_metadata``) as attributes of the dict."""
-        self.stack.pop()
-        _exactly(dict, self.stack[-1])
-
-
-def _call(function: Any, arguments: Any) -> Any:
-    match function, arguments:
-        case _Global("collections OrderedDict"), ():
-            return {}
-        case (
-            _Global("torch._utils _rebuild_tensor_v2"),
-            (Storage() as storage, int(offset), tuple(shape), *_),
-        ) if all(map(_natural, (offset, *shape))):
-            return Tensor(storage, offset, shape)
-        case _Global("torch._utils _rebuild_parameter"), (Tensor() as tensor, *_):
-            return tensor
-    raise TypeError
-
-
-def _exactly(kind: type, value: Any) -> Any:
-    if type(value) is not kind:
-        raise TypeError
-    return value
-
-
-def _natural(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 1 << 63
+        exactly(list, self.stack[-1]).extend(values)
 
 
 def _constant(value: Any) -> Callable[[_Machine, Any], None]:
@@ -193,11 +178,15 @@ def _literal(machine: _Machine, value: Any) -> None:
     machine.push(value)
 
 
-_STEPS: dict[str, Callable[[_Machine, Any], None]] = {
-    "PROTO": lambda machine, _: None,
-    "STOP": lambda machine, _: None,
+_NUMBERS = ("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT")
+_TEXTS = ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8")
+_BYTES = ("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8")
+
+_STEPS: Mapping[str, Callable[[_Machine, Any], None]] = {
+    **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda machine, _: None),
     "MARK": lambda machine, _: machine.mark(),
-    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"), _literal),
+    "POP": lambda machine, _: machine.stack.pop(),
+    **dict.fromkeys((*_NUMBERS, *_TEXTS, *_BYTES), _literal),
     "NONE": _constant(None),
     "NEWTRUE": _constant(True),
     "NEWFALSE": _constant(False),
@@ -212,12 +201,14 @@ _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
     "SETITEMS": lambda machine, _: machine.set_items(machine.above_mark()),
     "APPEND": lambda machine, _: machine.extend(machine.pop(1)),
     "APPENDS": lambda machine, _: machine.extend(machine.above_mark()),
+    "MEMOIZE": lambda machine, _: machine.remember(len(machine.memo)),
     **dict.fromkeys(("BINPUT", "LONG_BINPUT"), lambda machine, index: machine.remember(index)),
     **dict.fromkeys(
         ("BINGET", "LONG_BINGET"), lambda machine, index: machine.push(machine.memo[index])
     ),
     "GLOBAL": lambda machine, name: machine.name(name),
-    "REDUCE": lambda machine, _: machine.call(),
-    "BINPERSID": lambda machine, _: machine.storage(),
-    "BUILD": lambda machine, _: machine.drop_attributes(),
+    "STACK_GLOBAL": lambda machine, _: machine.stacked_name(),
+    **dict.fromkeys(("REDUCE", "NEWOBJ"), lambda machine, _: machine.call()),
+    "BINPERSID": lambda machine, _: machine.persistent(),
+    "BUILD": lambda machine, _: machine.build(),
 }
