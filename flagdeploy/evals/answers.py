@@ -1,22 +1,32 @@
-"""Asking the questions: one recorded answer per item, whatever became of it."""
+"""Asking the questions: one recorded reply per request, whatever became of it, then its grade.
+
+A reply is recorded as it ended and graded beside the asking, from its record. So slow grading
+never delays a request, and what is recorded can be graded again, by another grader too, without
+asking again.
+"""
 
 import asyncio
 import hashlib
 import json
-import os
-from collections.abc import Awaitable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.capabilities import Capabilities
 from flagdeploy.evals.client import Client, Reply
-from flagdeploy.evals.grading.plain import grade
+from flagdeploy.evals.grading import plain
+from flagdeploy.evals.grading.grade import Grade, Status
+from flagdeploy.evals.journal import Journal
 from flagdeploy.records.events import Event, Report
 
 T = TypeVar("T")
 MISSING = ("error", "timeout")  # the endpoint gave no answer; anything else is its answer
+STATUSES = ("ok", "length", "unparsed", "refused", "ungraded", *MISSING)
+RECORD_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -42,13 +52,48 @@ GREEDY = Sampling()
 
 
 @dataclass(frozen=True)
+class Record:
+    """One request as it ended, before anything judges it: a line of an AnswerLog.
+
+    `request` identifies the payload, `repeat` counts from 0. `status` is that of the Reply, times
+    are seconds since the epoch. `reasoning` is what a reasoning parser moved out of `content`.
+    """
+
+    request: str
+    item: str
+    task: str
+    repeat: int
+    status: str
+    http: int | None
+    content: str
+    reasoning: str
+    finish_reason: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    attempts: int
+    sent: float
+    ended: float
+    error: str | None = None
+    prompt_token_ids: list[int] | None = None
+    token_ids: list[int] | None = None
+
+    @property
+    def text(self) -> str:
+        """The reply with its thoughts where the model wrote them; an open ``<think>`` if cut."""
+        if not self.reasoning:
+            return self.content
+        closed = f"</think>{self.content}" if self.content else ""
+        return f"<think>{self.reasoning}{closed}"
+
+
+@dataclass(frozen=True)
 class Answer:
-    """One request as it ended.
+    """One request as it ended, graded.
 
     `status`: ``ok``; ``length`` (cut by its token limit); ``unparsed`` (no answer found);
-    ``refused`` (4xx); ``error`` and ``timeout`` (no reply after every attempt). `score` is None
-    exactly for the last two. Times in seconds since the epoch. `request` identifies the payload,
-    `repeat` counts from 0.
+    ``refused`` (4xx); ``ungraded`` (the grader gave up or may not run it, `error` says why);
+    ``error`` and ``timeout`` (no reply after every attempt). `score` is None for the last two and
+    where nothing was graded. Other fields as in Record; `content` is its `text`.
     """
 
     request: str
@@ -73,35 +118,66 @@ class Answer:
 
 
 class AnswerLog:
-    """An append-only JSONL of answers, one fsync each: a killed run loses what was in flight."""
+    """Replies as they ended, one line each; a killed run loses what was in flight, no more.
+
+    ``with log: log.finished[request]; await log.append(record)``. Requests without a reply are
+    recorded too, but are not `finished`: the next run asks them again. Without a path nothing is
+    kept.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self.finished: dict[str, Answer] = {}
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.finished = {a.request: a for a in read_log(path) if a.status not in MISSING}
+        self.finished: dict[str, Record] = {}
+        self._journal: Journal | None = None
 
-    def append(self, answer: Answer) -> None:
-        if self.path is None:
-            return
-        with self.path.open("ab") as log:
-            log.write(json.dumps(asdict(answer), ensure_ascii=False).encode() + b"\n")
-            log.flush()
-            os.fsync(log.fileno())
+    def __enter__(self) -> Self:
+        if self.path is not None:
+            self._journal = Journal(self.path).__enter__()
+            self.finished = {
+                record.request: record
+                for record in map(_read, self._journal.rows())
+                if record and record.status not in MISSING
+            }
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._journal is not None:
+            self._journal.__exit__(kind, error, trace)
+            self._journal = None
+
+    async def append(self, record: Record) -> None:
+        """Returns when `record` is on disk."""
+        if self._journal is not None:
+            await self._journal.append({"v": RECORD_VERSION, **asdict(record)})
 
 
-def read_log(path: Path) -> list[Answer]:
-    """The whole lines of a log; a torn last line (the run was killed in a write) is cut off."""
-    if not path.exists():
-        return []
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        os.truncate(path, len(whole))
-    known = {field.name for field in fields(Answer)}
-    rows = (json.loads(line) for line in whole.splitlines())
-    return [Answer(**{key: row[key] for key in row.keys() & known}) for row in rows]
+def read_log(path: Path) -> list[Record]:
+    """Every record of a log, in the order they ended; the last of a request is the one that counts.
+
+    `regraded` makes answers of them.
+    """
+    return [record for record in map(_read, Journal(path).rows()) if record]
+
+
+def _read(row: dict[str, Any]) -> Record | None:
+    if row.pop("v", None) != RECORD_VERSION:
+        return None
+    return Record(**row)
+
+
+# (question, text of the reply, finish_reason) -> Grade. Called in threads, so it may block on a
+# pool of processes; never called for a request without a reply.
+GradeReply = Callable[[Item, str, str | None], Grade]
+
+
+def by_shape(item: Item, text: str, finish_reason: str | None) -> Grade:
+    """The plain rule of the question's shape."""
+    return plain.grade(item.shape, text, item.gold, finish_reason)
 
 
 async def ask(
@@ -114,56 +190,145 @@ async def ask(
     stage: str,
     token_ids: bool = False,
     sampling: Sampling = GREEDY,
+    grade: GradeReply = by_shape,
+    graders: int = 2,
 ) -> list[Answer]:
     """Answers to `items` in their order, all of repeat 0 first; those in `log` are not asked again.
 
     With `token_ids` the replies carry the ids of prompt and continuation (vLLM's
-    `return_token_ids`). Raises EvalError when the endpoint stops answering at all.
+    `return_token_ids`). `graders` replies are graded at a time. Raises EvalError when the endpoint
+    stops answering at all, and what `grade` raises; what is recorded by then is kept.
     """
     asked = [(item, repeat) for repeat in range(sampling.repeats) for item in items]
-    payloads = [
-        _payload(capabilities.model, item, token_ids, sampling.fields(repeat))
-        for item, repeat in asked
-    ]
-    keys = [
-        _request_key(client, payload, repeat)
-        for payload, (_, repeat) in zip(payloads, asked, strict=True)
-    ]
-    answers = [log.finished.get(key) for key in keys]
-    left = [index for index, answer in enumerate(answers) if answer is None]
-    done = len(asked) - len(left)
 
-    async def one(index: int) -> None:
-        nonlocal done
-        reply = await client.post("/chat/completions", payloads[index])
-        item, repeat = asked[index]
-        answer = _answer(keys[index], item, reply, repeat)
-        log.append(answer)
-        answers[index] = answer
-        done += 1
-        report(
-            Event(
-                stage,
-                f"questions, {client.concurrency} at once",
-                done=done,
-                total=len(asked),
-                unit="answers",
-            )
-        )
+    def payload(item: Item, repeat: int) -> dict[str, Any]:
+        return _payload(capabilities.model, item, token_ids, sampling.fields(repeat))
 
-    await all_of(one(index) for index in left)
-    return [answer for answer in answers if answer is not None]
+    with log, _Grading(grade, graders) as grading:
+        places: dict[str, list[int]] = {}  # a question that stands there twice is asked once
+        for place, (item, repeat) in enumerate(asked):
+            places.setdefault(_request_key(client, payload(item, repeat), repeat), []).append(place)
+        done = 0
+
+        def hand_in(record: Record) -> None:
+            nonlocal done
+            for place in places[record.request]:
+                grading.hand_in(place, asked[place][0], record)
+                done += 1
+
+        async def one(key: str) -> None:
+            grading.check()
+            item, repeat = asked[places[key][0]]
+            reply = await client.post("/chat/completions", payload(item, repeat))
+            record = _record(key, item, repeat, reply)
+            await log.append(record)
+            hand_in(record)
+            what = f"questions, {client.concurrency} at once"
+            report(Event(stage, what, done=done, total=len(asked), unit="answers"))
+
+        for key in places.keys() & log.finished.keys():
+            hand_in(log.finished[key])
+        left = [key for key in places if key not in log.finished]
+        await all_of((one(key) for key in left), at_once=client.concurrency)
+        return await grading.answers()
 
 
-async def all_of(work: Iterable[Awaitable[T]]) -> list[T]:
-    """Await everything at once; the first exception cancels the rest and is raised as it is."""
-    tasks = [asyncio.ensure_future(one) for one in work]
+class _Grading:
+    """Grades records in threads beside the asking; `answers` come in the order of their places."""
+
+    def __init__(self, grade: GradeReply, at_once: int) -> None:
+        self._grade = grade
+        self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="grade")
+        self._graded: dict[int, Future[Answer]] = {}
+        self._failed: list[Future[Answer]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def hand_in(self, place: int, item: Item, record: Record) -> None:
+        future = self._pool.submit(graded, item, record, self._grade)
+        future.add_done_callback(self._note)
+        self._graded[place] = future
+
+    def _note(self, future: Future[Answer]) -> None:
+        if not future.cancelled() and future.exception():
+            self._failed.append(future)
+
+    def check(self) -> None:
+        """Raise what a grader raised, so that nobody asks for hours what nothing can grade."""
+        for future in self._failed:
+            future.result()
+
+    async def answers(self) -> list[Answer]:
+        return [await asyncio.wrap_future(self._graded[place]) for place in sorted(self._graded)]
+
+
+def graded(item: Item, record: Record, grade: GradeReply = by_shape) -> Answer:
+    """The answer to `item` that `record` holds, by `grade`."""
+    text = record.text
+    status, error = record.status, record.error
+    found = Grade(None, None if status in MISSING else 0.0)
+    if status == "ok":
+        found = grade(item, text, record.finish_reason)
+        status = _status(record.finish_reason, found)
+        error = found.message or None
+    return Answer(
+        request=record.request,
+        item=item.key,
+        task=item.task,
+        status=status,
+        prediction=found.prediction,
+        gold=item.gold,
+        score=found.score,
+        content=text,
+        finish_reason=record.finish_reason,
+        prompt_tokens=record.prompt_tokens,
+        completion_tokens=record.completion_tokens,
+        http=record.http,
+        attempts=record.attempts,
+        sent=record.sent,
+        ended=record.ended,
+        error=error,
+        prompt_token_ids=record.prompt_token_ids,
+        token_ids=record.token_ids,
+        repeat=record.repeat,
+    )
+
+
+def _status(finish_reason: str | None, found: Grade) -> str:
+    if finish_reason == "content_filter":
+        return "refused"
+    if finish_reason == "length":
+        return "length"
+    if found.status in (Status.ERROR, Status.NOT_GRADED):
+        return "ungraded"
+    return "ok" if found.prediction is not None else "unparsed"
+
+
+async def all_of(work: Iterable[Awaitable[T]], at_once: int = 256) -> list[T]:
+    """Results of `work` in its order; the first exception cancels the rest and is raised as it is.
+
+    No more than `at_once` are under way, and the next is only taken from `work` when one ends: a
+    generator never makes more of them than that.
+    """
+    results: dict[int, T] = {}
+    left = iter(enumerate(work))
+
+    async def take_turns() -> None:
+        for place, one in left:
+            results[place] = await one
+
+    tasks = [asyncio.ensure_future(take_turns()) for _ in range(at_once)]
     try:
-        return list(await asyncio.gather(*tasks))
+        await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+    return [results[place] for place in sorted(results)]
 
 
 def _payload(model: str, item: Item, token_ids: bool, sampling: dict[str, Any]) -> dict[str, Any]:
@@ -183,56 +348,40 @@ def _request_key(client: Client, payload: dict[str, Any], repeat: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _answer(request: str, item: Item, reply: Reply, repeat: int) -> Answer:
+def _record(request: str, item: Item, repeat: int, reply: Reply) -> Record:
     body = reply.body or {}
     choice = (body.get("choices") or [{}])[0]
     usage = body.get("usage") or {}
-    text, finish = _text(choice.get("message") or {}), choice.get("finish_reason")
-    graded = grade(item.shape, text, item.gold, finish)
-    missing = reply.status in MISSING
-    return Answer(
+    message = choice.get("message") or {}
+    return Record(
         request=request,
         item=item.key,
         task=item.task,
-        status=_status(reply, finish, graded.prediction),
-        prediction=graded.prediction,
-        gold=item.gold,
-        score=None if missing else graded.score,
-        content=text,
-        finish_reason=finish,
+        repeat=repeat,
+        status=reply.status,
+        http=reply.http,
+        content=_clean(message.get("content")),
+        # `reasoning` in vLLM today, `reasoning_content` in SGLang, TensorRT-LLM and older vLLM.
+        reasoning=_clean(message.get("reasoning") or message.get("reasoning_content")),
+        finish_reason=_clean(choice.get("finish_reason")) or None,
         prompt_tokens=usage.get("prompt_tokens"),
         completion_tokens=usage.get("completion_tokens"),
-        http=reply.http,
         attempts=reply.attempts,
         sent=reply.sent,
         ended=reply.ended,
-        error=reply.error,
+        error=_clean(reply.error) or None,
         prompt_token_ids=body.get("prompt_token_ids"),
         token_ids=choice.get("token_ids"),
-        repeat=repeat,
     )
 
 
-def _text(message: dict[str, Any]) -> str:
-    # A reasoning parser moves the thoughts to `reasoning` (vLLM today) or `reasoning_content`.
-    thoughts = message.get("reasoning") or message.get("reasoning_content")
-    text = message.get("content") or ""
-    if thoughts:
-        text = f"<think>{thoughts}</think>{text}" if text else f"<think>{thoughts}"
-    return text.encode(errors="replace").decode()  # a lone surrogate could not be written
-
-
-def _status(reply: Reply, finish: str | None, prediction: str | None) -> str:
-    if reply.status != "ok":
-        return reply.status
-    if finish == "length":
-        return "length"
-    return "ok" if prediction is not None else "unparsed"
+def _clean(text: str | None) -> str:
+    return (text or "").encode(errors="replace").decode()  # a lone surrogate cannot be written
 
 
 def account(answers: Iterable[Answer]) -> dict[str, int]:
     """How many answers ended in each status, every status listed."""
-    counts = dict.fromkeys(("ok", "length", "unparsed", "refused", *MISSING), 0)
+    counts = dict.fromkeys(STATUSES, 0)
     for answer in answers:
         counts[answer.status] += 1
     return counts

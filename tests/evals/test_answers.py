@@ -1,13 +1,25 @@
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from evals.stub_endpoint import Stub, serving
-from flagdeploy.evals.answers import Answer, AnswerLog, account, ask, read_log
+from flagdeploy.errors import EvalError
+from flagdeploy.evals.answers import (
+    Answer,
+    AnswerLog,
+    GradeReply,
+    account,
+    ask,
+    by_shape,
+    graded,
+    read_log,
+)
 from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.capabilities import Capabilities
 from flagdeploy.evals.client import Client, Endpoint, Patience, run
+from flagdeploy.evals.grading.grade import Grade, Status
 from flagdeploy.records.events import Event
 
 CAPABILITIES = Capabilities("stub", None, True, 20, False, None)
@@ -25,7 +37,12 @@ def reply(prompt: str) -> str:
     return f"<think>hm</think>\\boxed{{{prompt.removeprefix('What is ').rstrip('?')}}}"
 
 
-def answers(stub: Stub, log: Path | None = None, events: list[Event] | None = None) -> list[Answer]:
+def answers(
+    stub: Stub,
+    log: Path | None = None,
+    events: list[Event] | None = None,
+    grade: GradeReply = by_shape,
+) -> list[Answer]:
     async def work() -> list[Answer]:
         patience = Patience(attempts=2, first_pause_s=0.01)
         async with Client(Endpoint(stub.url), 2, patience) as client:
@@ -36,6 +53,7 @@ def answers(stub: Stub, log: Path | None = None, events: list[Event] | None = No
                 log=AnswerLog(log),
                 report=(events if events is not None else []).append,
                 stage="answer",
+                grade=grade,
             )
 
     return run(work())
@@ -52,6 +70,7 @@ def test_answers_come_in_the_order_of_the_items() -> None:
         "length": 0,
         "unparsed": 0,
         "refused": 0,
+        "ungraded": 0,
         "error": 0,
         "timeout": 0,
     }
@@ -130,3 +149,60 @@ def test_the_log_holds_one_json_object_per_answer(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     assert sorted(row["item"] for row in rows) == sorted(item.key for item in ITEMS)
     assert {row["status"] for row in rows} == {"ok"}
+
+
+def test_a_log_can_be_graded_again_without_asking(tmp_path: Path) -> None:
+    log = tmp_path / "answers.jsonl"
+    with serving(Stub(reply)) as stub:
+        first = answers(stub, log)
+        stub.seen.clear()
+        again = answers(stub, log, grade=lambda item, text, finish: Grade("other", 0.0))
+        assert not stub.seen
+    assert {(answer.prediction, answer.score) for answer in again} == {("other", 0.0)}
+    items = {item.key: item for item in ITEMS}
+    of_the_log = [graded(items[record.item], record) for record in read_log(log)]
+    assert sorted(of_the_log, key=lambda answer: answer.item) == first
+
+
+def test_what_a_grader_cannot_say_is_counted_apart() -> None:
+    def grade(item: Item, text: str, finish_reason: str | None) -> Grade:
+        status = {"0": Status.ERROR, "1": Status.NOT_GRADED}.get(item.gold, Status.PARSED)
+        score = {Status.ERROR: 0.0, Status.NOT_GRADED: None}.get(status, 1.0)
+        return Grade("x", score, status, "too slow" if status is Status.ERROR else "")
+
+    with serving(Stub(reply)) as stub:
+        found = answers(stub, grade=grade)
+    assert [(answer.status, answer.score) for answer in found[:3]] == [
+        ("ungraded", 0.0),
+        ("ungraded", None),
+        ("ok", 1.0),
+    ]
+    assert found[0].error == "too slow"
+
+
+def test_slow_grading_holds_no_reply_back(tmp_path: Path) -> None:
+    log = tmp_path / "answers.jsonl"
+
+    def grade(item: Item, text: str, finish_reason: str | None) -> Grade:
+        while len(read_log(log)) < len(ITEMS):  # until every reply is on disk
+            time.sleep(0.01)
+        return by_shape(item, text, finish_reason)
+
+    with serving(Stub(reply)) as stub:
+        assert account(answers(stub, log, grade=grade))["ok"] == len(ITEMS)
+
+
+def test_a_grader_that_cannot_work_ends_the_asking_and_keeps_the_replies(tmp_path: Path) -> None:
+    log = tmp_path / "answers.jsonl"
+
+    def grade(item: Item, text: str, finish_reason: str | None) -> Grade:
+        raise EvalError("a package is missing")
+
+    with serving(Stub(reply)) as stub:
+        with pytest.raises(EvalError, match="a package is missing"):
+            answers(stub, log, grade=grade)
+        assert read_log(log)
+        stub.seen.clear()
+        kept = len(read_log(log))
+        assert account(answers(stub, log))["ok"] == len(ITEMS)
+        assert len(stub.seen) == len(ITEMS) - kept
