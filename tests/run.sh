@@ -23,4 +23,5 @@ if [ "$(id -u)" = 0 ] && [ -e /etc/debian_version ]; then
     bash tests/proving_ground/setup.sh
     [ $# -gt 0 ] || PYTHON=$venv/bin/python bash tests/proving_ground/vllm_cpu.sh >/dev/null
 fi
-exec "$venv/bin/python" -m pytest "$@"
+exec "$venv/bin/python" -m pytest --numprocesses "$(nproc)" --dist loadgroup \
+    --no-loadscope-reorder "$@"

@@ -109,7 +109,7 @@ def matrices(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
     return codes, scales, block
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(matrices(), st.sampled_from(sorted(NUMPY)))
 def test_any_shape_scale_and_block(
     kernel: Kernel, case: tuple[np.ndarray, np.ndarray, tuple[int, int]], to: str
@@ -120,7 +120,7 @@ def test_any_shape_scale_and_block(
     np.testing.assert_array_equal(got, bits(dequantized(codes, full, to), to))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_tiles_from_any_row_give_the_whole(kernel: Kernel, data: st.DataObject) -> None:
     rows, columns = data.draw(st.integers(1, 500)), data.draw(st.integers(1, 300))

@@ -42,7 +42,7 @@ FINITE = st.integers(0, 0xFFFF).filter(lambda bits: bits & 0x7F80 != 0x7F80)
 SHAPES = array_shapes(min_dims=2, max_dims=2, max_side=300).filter(lambda shape: shape[0] <= 128)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(SHAPES.flatmap(lambda shape: arrays(np.uint16, shape, elements=FINITE, fill=FINITE)))
 def test_blocks(bits: np.ndarray) -> None:
     """Ragged on the right and at the bottom, against torch's maximum, quotient and cast."""

@@ -176,7 +176,7 @@ def test_folder_takes_at_most_12_mb() -> None:
     assert sum(p.stat().st_size for p in files) <= 12_000_000
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(rows=st.integers(1, 300), columns=st.integers(1, 300), seed=st.integers(0, 2**16))
 def test_block_quantization_is_within_half_a_step(rows: int, columns: int, seed: int) -> None:
     import torch
@@ -201,7 +201,7 @@ def tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(CHECKPOINT, local_files_only=True)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=st.text())
 def test_every_text_makes_the_round_trip(tokenizer: Any, text: str) -> None:
     ids = tokenizer.encode(text, add_special_tokens=False)
@@ -306,7 +306,7 @@ def test_split_ignores_names_and_options() -> None:
     assert first.held_out == second.held_out
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32), kind=st.sampled_from(KINDS), level=st.integers(1, 4))
 def test_every_line_of_the_working_holds(seed: int, kind: str, level: int) -> None:
     (question,) = itertools.islice(module("questions").questions(seed, False, [kind], [level]), 1)

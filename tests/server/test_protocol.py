@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flagdeploy.server import api_fields, protocol
@@ -76,7 +76,6 @@ def test_top_k_is_switched_off_by_0_and_by_minus_1(off: int) -> None:
     assert request.sampling.top_k == 0
 
 
-@settings(deadline=None)
 @given(
     st.dictionaries(st.sampled_from([*api_fields.COMPLETION, *api_fields.CHAT, "x"]), JSON),
     st.data(),

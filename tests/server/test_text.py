@@ -1,6 +1,6 @@
 """Text in parts is the text of the whole: tokens, stop strings and thoughts."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flagdeploy.server.reasoning import ReasoningSplitter, starts_answering
@@ -27,7 +27,6 @@ def parts_of(text: str, cuts: list[int]) -> list[str]:
     return [text[a:b] for a, b in zip(edges, edges[1:], strict=False)]
 
 
-@settings(deadline=None)
 @given(st.text(), st.text())
 def test_tokens_of_any_text_give_it_back(prompt: str, text: str) -> None:
     detokenizer = Detokenizer(Bytes(), list(prompt.encode()))
@@ -35,7 +34,6 @@ def test_tokens_of_any_text_give_it_back(prompt: str, text: str) -> None:
     assert "".join(parts) + detokenizer.flush() == text
 
 
-@settings(deadline=None)
 @given(st.text(min_size=1))
 def test_a_part_is_never_half_a_character(text: str) -> None:
     detokenizer = Detokenizer(Bytes(), [])
@@ -44,7 +42,6 @@ def test_a_part_is_never_half_a_character(text: str) -> None:
         assert (set(inside) <= {""}) and last == letter
 
 
-@settings(deadline=None)
 @given(st.binary())
 def test_invalid_bytes_come_out_as_the_whole_would(data: bytes) -> None:
     detokenizer = Detokenizer(Bytes(), [])
@@ -66,7 +63,6 @@ def test_a_first_word_keeps_its_space() -> None:
     assert Detokenizer(Words(), [1, 2]).push(3) == " w3"
 
 
-@settings(deadline=None)
 @given(
     st.text("ab", max_size=30), st.lists(st.integers(0, 99)), st.lists(st.text("ab", min_size=1))
 )
@@ -102,7 +98,6 @@ def split(text: str, cuts: list[int], *, answering: bool = False) -> tuple[str, 
     return "".join(a for a, _ in pairs), "".join(b for _, b in pairs)
 
 
-@settings(deadline=None)
 @given(
     st.text(st.sampled_from("<think>/a")),
     st.text(st.sampled_from("<think>/a")),

@@ -47,7 +47,7 @@ def scattered(seed: int, homes: list[int]) -> Layout:
     return Layout(shards, layout.config)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
 @given(
     seed=st.integers(0, 99),
     homes=st.lists(st.integers(1, 6), min_size=50, max_size=50),

@@ -51,7 +51,7 @@ def scattered(seed: int, homes: list[int]) -> Layout:
     return Layout(shards, layout.config)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 99), homes=st.lists(st.integers(1, 6), min_size=50, max_size=50))
 def test_the_folder_is_what_a_conversion_elsewhere_leaves(
     tmp_path_factory: pytest.TempPathFactory, seed: int, homes: list[int]

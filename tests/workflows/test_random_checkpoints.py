@@ -83,7 +83,7 @@ def raw(tensor: torch.Tensor, dtype: type) -> np.ndarray:
     return tensor.contiguous().view(torch.uint8).numpy().view(dtype)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data(), st.sampled_from(["bf16", "fp16", "fp32"]), kernels())
 def test_fp8_blocks_to_plain_numbers(data: st.DataObject, to: str, kernel: str) -> None:
     tensors, expected = Tensors(), {}
@@ -100,7 +100,7 @@ def test_fp8_blocks_to_plain_numbers(data: st.DataObject, to: str, kernel: str) 
             np.testing.assert_array_equal(raw(got[name], values.dtype.type), values)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data(), kernels())
 def test_bf16_to_fp8_blocks(data: st.DataObject, kernel: str) -> None:
     tensors, expected = Tensors(), {}
@@ -125,7 +125,7 @@ def test_bf16_to_fp8_blocks(data: st.DataObject, kernel: str) -> None:
             np.testing.assert_array_equal(raw(got[name + SCALE], np.float32), scales)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data(), st.sampled_from(["trtllm", "vllm"]), kernels())
 def test_fp8_blocks_to_w4afp8(data: st.DataObject, layout: str, kernel: str) -> None:
     tensors, expected = Tensors(), {}

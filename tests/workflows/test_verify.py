@@ -177,7 +177,7 @@ def recorded_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pull(deepseek().write(root / "hub"), to=root / "R1").folder
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(chance=st.randoms(use_true_random=False), mask=st.integers(1, 255))
 def test_no_byte_of_the_data_changes_unnoticed(
     recorded_folder: Path, chance: random.Random, mask: int

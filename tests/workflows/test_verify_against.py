@@ -127,7 +127,7 @@ def test_samples_hold_something_of_every_class(route: tuple[str, Path, Path]) ->
     assert len(few.classes) <= few.compared <= 2 * (len(few.classes) + 3)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(chance=st.randoms(use_true_random=False), bit=st.integers(0, 7))
 def test_no_bit_of_a_conversion_changes_unnoticed(
     route: tuple[str, Path, Path], chance: random.Random, bit: int

@@ -115,7 +115,7 @@ def test_answers_come_in_the_order_of_the_replies(pool: Pool) -> None:
     assert [grades.lenient.score for grades in found] == [1.0] * 3 + [0.0] * 6
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(text=REPLIES, gold=REPLIES)
 def test_no_reply_breaks_the_grading_of_mathematics(pool: Pool, text: str, gold: str) -> None:
     found = Grader(pool=pool).both(Reply("math500", f"\\boxed{{{text}}}", gold))
