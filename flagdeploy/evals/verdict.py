@@ -105,13 +105,16 @@ def overall(findings: Sequence[Finding]) -> Verdict:
     return Verdict.INCONCLUSIVE
 
 
-def judged(findings: Sequence[Finding]) -> list[Finding]:
+def judged(findings: Sequence[Finding], planned: int = 0) -> list[Finding]:
     """Every finding with its p Holm-adjusted over all of them, its alarm where below ALPHA.
 
-    To be called once, on all tests of one report.
+    To be called once, on all tests of one report. A report that may end early names the number of
+    tests it `planned`; those not yet made count as p = 1, so that what alarms now would also have
+    alarmed with all of them, whatever they had found.
     """
     tested = [index for index, finding in enumerate(findings) if finding.p is not None]
-    adjusted = holm([findings[index].p or 0.0 for index in tested])
+    to_come = [1.0] * (planned - len(tested))
+    adjusted = holm([*(findings[index].p or 0.0 for index in tested), *to_come])[: len(tested)]
     rows = list(findings)
     for index, p in zip(tested, adjusted, strict=True):
         finding = replace(rows[index], p=p)
