@@ -13,7 +13,7 @@
 ============  ===========================================================================
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flagdeploy.errors import UsageError
@@ -63,8 +63,7 @@ def chosen(items: Sequence[Item], most: int | None = None, limit: int | None = N
         sizes[item.task] = sizes.get(item.task, 0) + 1
     if limit is not None:
         sizes = {task: min(size, limit) for task, size in sizes.items()}
-    if most is not None:
-        sizes = _shares(sizes, most)
+    sizes = shares(sizes, most)
     ranks: dict[str, int] = {}
     placed = []
     for item in sorted(items, key=lambda item: item.key):
@@ -74,10 +73,12 @@ def chosen(items: Sequence[Item], most: int | None = None, limit: int | None = N
     return [item for _, _, item in sorted(placed, key=lambda row: row[:2])]
 
 
-def _shares(sizes: dict[str, int], most: int) -> dict[str, int]:
-    """`most` over benchmarks of these `sizes`, as evenly as they allow."""
-    shares, left = {}, most
+def shares(sizes: Mapping[str, int], most: int | None) -> dict[str, int]:
+    """How many of each benchmark's questions, of which there are `sizes`, make `most` in all."""
+    if most is None:
+        return dict(sizes)
+    kept, left = {}, most
     for place, (task, size) in enumerate(sorted(sizes.items(), key=lambda row: row[1])):
-        shares[task] = min(size, left // (len(sizes) - place))
-        left -= shares[task]
-    return shares
+        kept[task] = min(size, left // (len(sizes) - place))
+        left -= kept[task]
+    return kept
