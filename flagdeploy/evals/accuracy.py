@@ -100,6 +100,7 @@ def _paired(
     passed = min(interval.low, worst.low) > -margin
     needed = _needed(found, n, margin)
     repeats = min(pair.repeats for pair, _ in rows)
+    base = math.fsum(pair.baseline for pair, _ in rows) / n
     return Finding(
         name=name,
         verdict=Verdict.PASS if passed else Verdict.INCONCLUSIVE,
@@ -116,6 +117,8 @@ def _paired(
         p=found.p_below(-margin),
         needed_n=None if passed else needed,
         needed_repeats=None if passed else math.ceil(repeats * needed / n),
+        baseline=100 * base,
+        candidate=100 * (base + found.estimate),
     )
 
 

@@ -8,7 +8,7 @@ from flagdeploy.errors import EvalError
 from flagdeploy.evals import agreement, parity, tiers
 from flagdeploy.evals.answers import Answer, account
 from flagdeploy.evals.bundle import Bundle
-from flagdeploy.evals.pairing import flips, identical, pair_up, tests
+from flagdeploy.evals.pairing import drawn, flips, identical, pair_up, tests
 from flagdeploy.evals.sequential import Look
 from flagdeploy.evals.tables import Row, Score, Table, normalized
 from flagdeploy.evals.tiers import Tier
@@ -40,6 +40,7 @@ class CompareResult:
     flips: tuple[Mapping[str, Any], ...] = ()
     flip_count: int = 0
     identical: float | None = None
+    figures: Mapping[str, Any] = field(default_factory=dict)  # what a report draws
     tiers: tuple[Tier, ...] = ()
     looks: Mapping[str, Any] = field(default_factory=dict)
     started: str = ""
@@ -62,6 +63,7 @@ class CompareResult:
             "identical": self.identical,
             "flip_count": self.flip_count,
             "flips": list(self.flips),
+            "figures": self.figures,
             "baseline": self.baseline,
             "candidate": self.candidate,
             "differences": list(_differences(self.baseline, self.candidate)),
@@ -103,6 +105,7 @@ def paired(
     recorded: Sequence[Answer],
     answers: Sequence[Answer],
     mode: str,
+    figures: Mapping[str, Any] | None = None,
     *,
     look: Look = WHOLE,
     planned: int = 0,
@@ -117,7 +120,7 @@ def paired(
     questions = pair_up(recorded, answers)
     greedy = a.manifest["sampling"]["temperature"] == 0 and not sampled
     findings = judged([*findings, *tests(a, questions, greedy, look)], planned)
-    flipped = flips(questions)
+    flipped = flips(questions, {item.key: item.messages[-1]["content"] for item in a.items})
     counted = (
         [x for q in questions for x in q.baseline],
         [x for q in questions for x in q.candidate],
@@ -133,6 +136,7 @@ def paired(
         flips=tuple(flipped[:FLIPS_SHOWN]),
         flip_count=len(flipped),
         identical=identical(questions) if greedy else None,
+        figures={**(figures or {}), **drawn(a, questions, greedy)},
         looks=_looks(look),
     )
 

@@ -8,7 +8,8 @@ from typing import Any
 from flagdeploy.evals.accuracy import Pair, accuracy
 from flagdeploy.evals.answers import Answer
 from flagdeploy.evals.bundle import Bundle
-from flagdeploy.evals.divergence import divergence, parting
+from flagdeploy.evals.divergence import Parting, divergence, parting
+from flagdeploy.evals.figures import divergence_survival, length_histogram
 from flagdeploy.evals.lengths import output_length, truncation
 from flagdeploy.evals.sequential import Look
 from flagdeploy.evals.verdict import ALPHA, Finding
@@ -105,10 +106,10 @@ def _subject(item: str, clusters: Mapping[str, str]) -> str:
     return "" if cluster == item else cluster
 
 
-def _divergence(a: Bundle, questions: Sequence[Question]) -> list[Finding]:
+def _partings(a: Bundle, questions: Sequence[Question]) -> list[Parting]:
     """First divergence of greedy replies whose tokens both sides know."""
     theirs = {q.key: q.candidate[0] for q in questions if q.candidate[0].token_ids}
-    partings = [
+    return [
         parting(
             passage.key,
             passage.continuation,
@@ -119,8 +120,28 @@ def _divergence(a: Bundle, questions: Sequence[Question]) -> list[Finding]:
         for passage in a.passages
         if passage.key in theirs
     ]
-    floor = a.noise_floor.get("divergence")
-    return [divergence(partings, floor)] if partings else []
+
+
+def _divergence(a: Bundle, questions: Sequence[Question]) -> list[Finding]:
+    partings = _partings(a, questions)
+    return [divergence(partings, a.noise_floor.get("divergence"))] if partings else []
+
+
+def drawn(a: Bundle, questions: Sequence[Question], greedy: bool) -> dict[str, Any]:
+    """What a report draws of the answers."""
+    partings = _partings(a, questions) if greedy else []
+    tokens = [
+        (x.completion_tokens, y.completion_tokens)
+        for question in questions
+        for x, y in zip(question.baseline, question.candidate, strict=True)
+        if x.completion_tokens and y.completion_tokens
+    ]
+    figures = {}
+    if partings:
+        figures["survival"] = divergence_survival(partings, a.noise_floor.get("divergence"))
+    if tokens:
+        figures["lengths"] = length_histogram(tokens)
+    return figures
 
 
 def planned_tests(a: Bundle, scored: bool, greedy: bool, own_floor: bool) -> int:
@@ -132,17 +153,21 @@ def planned_tests(a: Bundle, scored: bool, greedy: bool, own_floor: bool) -> int
     return accuracies + flips_length_cut + parts + 3 * scored + own_floor
 
 
-def flips(questions: Iterable[Question]) -> list[dict[str, Any]]:
-    """Questions mostly right on one side and mostly wrong on the other, with first answers."""
+def flips(questions: Iterable[Question], asked: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Questions mostly right on one side and mostly wrong on the other, with first answers.
+
+    `asked`: the text of each question by its key.
+    """
     rows = []
     for question in questions:
         ours, theirs = question.scores
         if theirs is not None and (ours > 0.5) != (theirs > 0.5):
-            rows.append(_flip(question.baseline[0], question.candidate[0]))
+            x, y = question.baseline[0], question.candidate[0]
+            rows.append(_flip(x, y, asked.get(question.key, "")))
     return rows
 
 
-def _flip(x: Answer, y: Answer) -> dict[str, Any]:
+def _flip(x: Answer, y: Answer, question: str) -> dict[str, Any]:
     sides = {"baseline": x, "candidate": y}
     shown = {
         side: {
@@ -153,7 +178,7 @@ def _flip(x: Answer, y: Answer) -> dict[str, Any]:
         }
         for side, answer in sides.items()
     }
-    return {"item": x.item, "task": x.task, "gold": x.gold, **shown}
+    return {"item": x.item, "task": x.task, "question": question, "gold": x.gold, **shown}
 
 
 def identical(questions: Sequence[Question]) -> float | None:

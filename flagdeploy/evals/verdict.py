@@ -59,6 +59,7 @@ class Finding:
     ALPHA (after `judged`) the verdict becomes `alarm`. `floor` is the same figure for the baseline
     against itself, `ratio` the estimate as a multiple of it. `needed_n` of `n` (or of `clusters`
     where those are sequences) would decide an open test, or `needed_repeats` of the same ones.
+    `baseline` and `candidate` are the scores of the two sides in %, where a test compares scores.
     """
 
     name: str
@@ -80,6 +81,8 @@ class Finding:
     alarm: Verdict = Verdict.FAIL
     needed_n: int | None = None
     needed_repeats: int | None = None
+    baseline: float | None = None
+    candidate: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; an edge or estimate that is not finite becomes null, as JSON has neither."""

@@ -13,6 +13,7 @@ from flagdeploy.evals.capabilities import Capabilities, probe
 from flagdeploy.evals.client import Client, Endpoint, Patience, base_url
 from flagdeploy.evals.comparison import CompareResult, paired
 from flagdeploy.evals.divergence import parting
+from flagdeploy.evals.figures import logprob_scatter
 from flagdeploy.evals.pairing import planned_tests
 from flagdeploy.evals.suites import Suite, chosen
 from flagdeploy.evals.teacher_forcing import Passage, Position
@@ -70,6 +71,7 @@ class _Run:
     ran: list[Tier] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     ended: str = ""
+    figures: dict[str, Any] = field(default_factory=dict)
     answered: CompareResult | None = None
     scores: dict[str, tuple[Position, ...]] = field(default_factory=dict)
     answers: dict[str, list[Answer]] = field(default_factory=dict)  # by question
@@ -110,7 +112,7 @@ class _Run:
         about = about_endpoint(self.b, self.capabilities, self.work)
         # A run that has shown FAIL before any answer still holds as many tests as it planned.
         result = self.answered or paired(
-            self.a, about, self.findings, [], [], self.mode, planned=self.planned
+            self.a, about, self.findings, [], [], self.mode, self.figures, planned=self.planned
         )
         return replace(result, tiers=tuple(self.ran))
 
@@ -135,6 +137,7 @@ class _Run:
             self.work.report(Event("score", f"{why}: accuracy only"))
             return Tier(tiers.FORCING, False, why)
         self.scores = await self.score(self.client)
+        self.figures["scatter"] = logprob_scatter(self.passages, self.scores)
         apart = differences({p.key: p.positions for p in self.passages}, self.scores)
         lost = len(self.passages) - len(apart)
         self.findings += agreement.teacher_forced(apart, lost, self.a.noise_floor)
@@ -211,6 +214,7 @@ class _Run:
             [answer for answer in self.a.answers if answer.item in keys],
             [answer for answers in self.answers.values() for answer in answers],
             self.mode,
+            self.figures,
             look=stage.look,
             planned=0 if stage.look.last else self.planned,
             sampled=self.work.sampling.temperature != 0,
