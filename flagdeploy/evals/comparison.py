@@ -120,7 +120,9 @@ def paired(
     questions = pair_up(recorded, answers)
     greedy = a.manifest["sampling"]["temperature"] == 0 and not sampled
     findings = judged([*findings, *tests(a, questions, greedy, look)], planned)
-    flipped = flips(questions, {item.key: item.messages[-1]["content"] for item in a.items})
+    flipped = flips(
+        questions, {item.key: item.messages[-1]["content"] for item in a.items if item.messages}
+    )
     counted = (
         [x for q in questions for x in q.baseline],
         [x for q in questions for x in q.candidate],
