@@ -1,5 +1,7 @@
 """`flagdeploy compare`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +30,14 @@ def compare(
             autocompletion=complete.baselines,
         ),
     ] = None,
-    suite: Annotated[str, typer.Option(help="How much is asked: quick.")] = "quick",
+    suite: Annotated[
+        str,
+        typer.Option(
+            metavar="quick|standard|full",
+            help="How much is asked: at most 1000 questions; all, and the candidate against "
+            "itself; all, again and again with sampling.",
+        ),
+    ] = "quick",
     from_table: Annotated[
         Path | None,
         typer.Option(
@@ -63,6 +72,13 @@ def compare(
             "the baseline's, or what the benchmark says.",
         ),
     ] = None,
+    early: Annotated[
+        bool,
+        typer.Option("--early", help="Look before everything is asked; end when it is decided."),
+    ] = False,
+    all_tiers: Annotated[
+        bool, typer.Option("--all-tiers", help="Ask everything, also when FAIL is already shown.")
+    ] = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only say how much a verdict takes; asks no endpoint.")
     ] = False,
@@ -82,11 +98,16 @@ def compare(
     shown to be worse than allowed); 3 for INCONCLUSIVE (too little was asked; the report says how
     much would decide).
 
+    The cheapest tests come first: prompts, then the likelihood of the baseline's own tokens, then
+    answers. What shows FAIL ends the run; where tokens show another model, answers are asked only
+    until harm is shown or excluded.
+
     \b
       flagdeploy compare --baseline h100                    the deployment that runs
       flagdeploy compare http://host:8000 --baseline h200   any OpenAI-compatible endpoint
       flagdeploy compare mlu590 --baseline h100             two published tables
       flagdeploy compare --from-table scores.csv            task,n,base,cand
+      flagdeploy compare --baseline h100 --suite standard   every question, and its own noise
       flagdeploy compare --plan --baseline h100 --margin 1  questions, repeats, tokens, time
     """
     if plan:
@@ -105,7 +126,7 @@ def compare(
     if record and record.exists() and not record.is_dir():
         raise UsageError(f"--record {record}: is no folder")
     record = record or new_record_dir(workspace)
-    with out.progress() as report:
+    with out.progress() as report, _how_to_go_on(record):
         result = workflow(
             candidate,
             baseline,
@@ -117,6 +138,8 @@ def compare(
             limit=limit,
             record_dir=record,
             margin_pp=margin,
+            early=early,
+            all_tiers=all_tiers,
             report=report,
         )
     data = result.to_json()
@@ -128,6 +151,16 @@ def compare(
     if record.is_dir():
         out.note(f"answers and report: {record}")
     raise typer.Exit(result.exit_code)
+
+
+@contextmanager
+def _how_to_go_on(record: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        if record.is_dir():
+            out.note(f"answers so far: {record}; the same command with --record {record} goes on")
+        raise
 
 
 def _plan(

@@ -33,13 +33,16 @@ class Pair:
 
 
 def accuracy(
-    pairs: Sequence[Pair], margins_pp: Mapping[str, float | None], floor: float | None = None
+    pairs: Sequence[Pair],
+    margins_pp: Mapping[str, float | None],
+    floor: float | None = None,
+    level: float = LEVEL,
 ) -> list[Finding]:
     """Non-inferiority of paired answers: pooled (required), then per benchmark; then flips.
 
     The pool's margin is the mean of its benchmarks' weighted by their questions, so the pool
     never allows more than they do together. `floor` is the share of questions whose score differs
-    between two runs of the baseline.
+    between two runs of the baseline, `level` that of the intervals.
     """
     tasks = list(dict.fromkeys(pair.task for pair in pairs))
     groups = {task: [pair for pair in pairs if pair.task == task] for task in tasks}
@@ -48,12 +51,12 @@ def accuracy(
     margin = weighted / len(pairs) if pairs else 0.0
     findings = []
     if len(tasks) != 1:
-        findings.append(_paired("accuracy, all benchmarks", pairs, margin, required=True))
+        findings.append(_paired("accuracy, all benchmarks", pairs, margin, level, required=True))
     findings += [
-        _paired(f"accuracy, {task}", group, margins[task], required=len(tasks) == 1)
+        _paired(f"accuracy, {task}", group, margins[task], level, required=len(tasks) == 1)
         for task, group in groups.items()
     ]
-    return [*findings, _flips(pairs, margin, floor)]
+    return [*findings, _flips(pairs, margin, floor, level)]
 
 
 def _margin(pairs: Sequence[Pair], margin_pp: float | None) -> float:
@@ -83,18 +86,21 @@ def _discordance(rows: Sequence[tuple[Pair, float]]) -> Paired:
     return paired([difference for _, difference in rows], clusters, repeats)
 
 
-def _paired(name: str, pairs: Sequence[Pair], margin: float, required: bool) -> Finding:
+def _paired(
+    name: str, pairs: Sequence[Pair], margin: float, level: float, required: bool
+) -> Finding:
     rows = _answered(pairs)
     n, missing = len(rows), len(pairs) - len(rows)
     if n == 0 or margin <= 0.0:
         why = "no question was answered" if n == 0 else "the baseline answered nothing right"
         return Finding(name, Verdict.INCONCLUSIVE, why, required=required, n=n)
     found = _discordance(rows)
-    interval = found.interval(LEVEL)
-    worst = _discordance(_answered(pairs, missing=0.0)).interval(LEVEL) if missing else interval
+    interval = found.interval(level)
+    worst = _discordance(_answered(pairs, missing=0.0)).interval(level) if missing else interval
     passed = min(interval.low, worst.low) > -margin
     needed = _needed(found, n, margin)
     repeats = min(pair.repeats for pair, _ in rows)
+    base = math.fsum(pair.baseline for pair, _ in rows) / n
     return Finding(
         name=name,
         verdict=Verdict.PASS if passed else Verdict.INCONCLUSIVE,
@@ -104,13 +110,15 @@ def _paired(name: str, pairs: Sequence[Pair], margin: float, required: bool) -> 
         unit="pp",
         estimate=100 * found.estimate,
         interval=interval.scaled(100),
-        level=LEVEL,
+        level=level,
         n=n,
         clusters=found.clusters or n,
         margin=100 * margin,
         p=found.p_below(-margin),
         needed_n=None if passed else needed,
         needed_repeats=None if passed else math.ceil(repeats * needed / n),
+        baseline=100 * base,
+        candidate=100 * (base + found.estimate),
     )
 
 
@@ -170,7 +178,7 @@ def _test(rows: Sequence[tuple[Pair, float]]) -> tuple[str, float]:
     return f"exact McNemar p = {p:.3g}, mid-p {mcnemar_mid_p(better, worse):.3g}", p
 
 
-def _flips(pairs: Sequence[Pair], margin: float, floor: float | None) -> Finding:
+def _flips(pairs: Sequence[Pair], margin: float, floor: float | None, level: float) -> Finding:
     """Answers that changed, and whether more one way: DIFFERENT unless that is within the margin.
 
     Equal scores can hide many flips (arXiv 2407.09141), so their share is shown beside the
@@ -182,7 +190,7 @@ def _flips(pairs: Sequence[Pair], margin: float, floor: float | None) -> Finding
         return Finding(name, Verdict.INFO, "no question was answered")
     changed = sum(difference != 0.0 for _, difference in rows)
     words, p = _test(rows)
-    interval = _discordance(rows).interval(LEVEL)
+    interval = _discordance(rows).interval(level)
     within = interval.inside(-margin, margin)
     seen = "detectable, but within the margin: " if within and p < ALPHA else ""
     return Finding(

@@ -33,13 +33,15 @@ RECORD_VERSION = 1
 class Sampling:
     """How every question of a run is asked. Greedy unless said otherwise; K > 1 `repeats` of a
     greedy question are no independent samples, so they want a temperature. Repeat r is asked with
-    seed + r, which makes a run repeatable on one engine and means nothing across engines.
+    seed + r, which makes a run repeatable on one engine and means nothing across engines. A run
+    that goes on after looking asks from repeat `first` on.
     """
 
     temperature: float = 0.0
     top_p: float | None = None
     seed: int | None = None
     repeats: int = 1
+    first: int = 0
 
     def fields(self, repeat: int) -> dict[str, Any]:
         """The request fields of `repeat` (from 0); those left to the endpoint are absent."""
@@ -199,7 +201,7 @@ async def ask(
     `return_token_ids`). `graders` replies are graded at a time. Raises EvalError when the endpoint
     stops answering at all, and what `grade` raises; what is recorded by then is kept.
     """
-    asked = [(item, repeat) for repeat in range(sampling.repeats) for item in items]
+    asked = [(item, repeat) for repeat in range(sampling.first, sampling.repeats) for item in items]
 
     def payload(item: Item, repeat: int) -> dict[str, Any]:
         return _payload(capabilities.model, item, token_ids, sampling.fields(repeat))

@@ -1,22 +1,23 @@
 """What a comparison found: every test of two sides, ready to be reported. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flagdeploy.errors import EvalError
-from flagdeploy.evals import agreement, parity
-from flagdeploy.evals.accuracy import Pair, accuracy
+from flagdeploy.evals import agreement, parity, tiers
 from flagdeploy.evals.answers import Answer, account
 from flagdeploy.evals.bundle import Bundle
-from flagdeploy.evals.divergence import divergence, parting
-from flagdeploy.evals.lengths import output_length, truncation
+from flagdeploy.evals.pairing import drawn, flips, identical, pair_up, tests
+from flagdeploy.evals.sequential import Look
 from flagdeploy.evals.tables import Row, Score, Table, normalized
+from flagdeploy.evals.tiers import Tier
 from flagdeploy.evals.totals import aggregates
-from flagdeploy.evals.verdict import EXIT_CODES, Finding, Verdict, judged, overall
+from flagdeploy.evals.verdict import ALPHA, EXIT_CODES, Finding, Verdict, judged, overall
 
 RESULT_FORMAT = "flagdeploy-compare/1"
 FLIPS_SHOWN = 10
+WHOLE = Look()  # everything was asked before anything was looked at
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,9 @@ class CompareResult:
     """Everything a report needs; `to_json()` is what `--json` writes.
 
     `mode` is ``paired with teacher forcing``, ``paired answers only`` or ``published totals``:
-    results of different modes are not comparable with each other.
+    results of different modes are not comparable with each other. `tiers` says what ran and why
+    the rest did not; `looks`, where the run looked more than once, at which share of its plan it
+    ended and what it had spent of alpha by then.
     """
 
     verdict: Verdict
@@ -37,6 +40,9 @@ class CompareResult:
     flips: tuple[Mapping[str, Any], ...] = ()
     flip_count: int = 0
     identical: float | None = None
+    figures: Mapping[str, Any] = field(default_factory=dict)  # what a report draws
+    tiers: tuple[Tier, ...] = ()
+    looks: Mapping[str, Any] = field(default_factory=dict)
     started: str = ""
     seconds: float = 0.0
 
@@ -50,11 +56,14 @@ class CompareResult:
             "verdict": self.verdict,
             "mode": self.mode,
             "suite": self.suite,
+            "tiers": [tier.to_json() for tier in self.tiers],
+            "looks": dict(self.looks),
             "tests": [finding.to_json() for finding in self.findings],
             "answers": self.answers,
             "identical": self.identical,
             "flip_count": self.flip_count,
             "flips": list(self.flips),
+            "figures": self.figures,
             "baseline": self.baseline,
             "candidate": self.candidate,
             "differences": list(_differences(self.baseline, self.candidate)),
@@ -64,8 +73,8 @@ class CompareResult:
 
 
 def recordings(a: Bundle, b: Bundle) -> CompareResult:
-    theirs = {answer.item: answer for answer in b.answers}
-    pairs = [(answer, theirs[answer.item]) for answer in a.answers if answer.item in theirs]
+    theirs = {answer.item for answer in b.answers}
+    pairs = [answer for answer in a.answers if answer.item in theirs]
     if not pairs:
         raise EvalError(f"{a.name} and {b.name} have no question in common")
     known = {prompt.name: prompt for prompt in b.prompts}
@@ -73,8 +82,20 @@ def recordings(a: Bundle, b: Bundle) -> CompareResult:
     differences = parity.differences([x for x, _ in both], [y for _, y in both])
     finding = agreement.parity(differences, len(both))
     about = {"name": b.name, **b.manifest}
-    ours, others = [x for x, _ in pairs], [y for _, y in pairs]
-    return paired(a, about, [finding], ours, others, "paired answers only")
+    sampled = b.manifest["sampling"]["temperature"] != 0
+    result = paired(
+        a, about, [finding], a.answers, b.answers, "paired answers only", sampled=sampled
+    )
+    no_endpoint = "both sides are recordings, and scoring takes an endpoint"
+    return replace(
+        result,
+        tiers=(
+            Tier(tiers.PARITY, True, f"{len(both)} recorded prompts"),
+            Tier(tiers.FORCING, False, no_endpoint),
+            Tier(tiers.OWN_FLOOR, False, no_endpoint),
+            Tier(tiers.ANSWERS, True, f"{len(pairs)} recorded answers on both sides"),
+        ),
+    )
 
 
 def paired(
@@ -84,23 +105,28 @@ def paired(
     recorded: Sequence[Answer],
     answers: Sequence[Answer],
     mode: str,
+    figures: Mapping[str, Any] | None = None,
+    *,
+    look: Look = WHOLE,
+    planned: int = 0,
+    sampled: bool = False,
 ) -> CompareResult:
-    both = list(zip(recorded, answers, strict=True))
-    clusters = {item.key: item.cluster for item in a.items}
-    pairs = [
-        Pair(x.item, x.task, x.score or 0.0, y.score, _subject(x.item, clusters)) for x, y in both
-    ]
-    tokens = [
-        (x.completion_tokens, y.completion_tokens)
-        for x, y in both
-        if x.completion_tokens and y.completion_tokens
-    ]
-    if both:
-        tests = accuracy(pairs, a.margins_pp, a.noise_floor.get("discordant"))
-        cut = [(x.status == "length", y.status == "length") for x, y in both if y.score is not None]
-        findings = [*findings, *tests, output_length(tokens), truncation(cut), *_greedy(a, answers)]
-    findings = judged(findings)
-    flips = [_flip(x, y) for x, y in both if y.score is not None and x.score != y.score]
+    """`findings` of the tiers before, and every test of the answers to the same questions.
+
+    `look` says how much of the plan the answers are, `planned` how many tests the whole plan
+    makes where it has not made all yet. The baseline's own sampling tells whether replies are
+    greedy; `sampled` where this run asked otherwise.
+    """
+    questions = pair_up(recorded, answers)
+    greedy = a.manifest["sampling"]["temperature"] == 0 and not sampled
+    findings = judged([*findings, *tests(a, questions, greedy, look)], planned)
+    flipped = flips(
+        questions, {item.key: item.messages[-1]["content"] for item in a.items if item.messages}
+    )
+    counted = (
+        [x for q in questions for x in q.baseline],
+        [x for q in questions for x in q.candidate],
+    )
     return CompareResult(
         verdict=overall(findings),
         mode=mode,
@@ -108,51 +134,27 @@ def paired(
         findings=tuple(findings),
         baseline={"name": a.name, **a.manifest},
         candidate=about,
-        answers={"baseline": account(recorded), "candidate": account(answers)},
-        flips=tuple(flips[:FLIPS_SHOWN]),
-        flip_count=len(flips),
-        identical=sum(x.content == y.content for x, y in both) / len(both) if both else None,
+        answers={"baseline": account(counted[0]), "candidate": account(counted[1])},
+        flips=tuple(flipped[:FLIPS_SHOWN]),
+        flip_count=len(flipped),
+        identical=identical(questions) if greedy else None,
+        figures={**(figures or {}), **drawn(a, questions, greedy)},
+        looks=_looks(look),
     )
 
 
-def _subject(item: str, clusters: Mapping[str, str]) -> str:
-    """The item's subject; a question without one is recorded as its own, which is none."""
-    cluster = clusters.get(item, "")
-    return "" if cluster == item else cluster
-
-
-def _greedy(a: Bundle, answers: Sequence[Answer]) -> list[Finding]:
-    """First divergence of greedy replies whose tokens both sides know; none where they sample."""
-    if a.manifest["sampling"]["temperature"] != 0:
-        return []
-    theirs = {answer.item: answer for answer in answers if answer.token_ids}
-    partings = [
-        parting(
-            passage.key,
-            passage.continuation,
-            theirs[passage.key].token_ids or (),
-            cut=theirs[passage.key].status == "length",
-            positions=passage.positions,
-        )
-        for passage in a.passages
-        if passage.key in theirs
-    ]
-    floor = a.noise_floor.get("divergence")
-    return [divergence(partings, floor)] if partings else []
-
-
-def _flip(x: Answer, y: Answer) -> dict[str, Any]:
-    sides = {"baseline": x, "candidate": y}
-    shown = {
-        side: {
-            "prediction": answer.prediction,
-            "score": answer.score,
-            "status": answer.status,
-            "content": answer.content,
-        }
-        for side, answer in sides.items()
+def _looks(look: Look) -> dict[str, Any]:
+    """What a report says of a run that looked more than once; empty for one look."""
+    if len(look.information) == 1:
+        return {}
+    return {
+        "number": look.number,
+        "information": list(look.information),
+        "spending": look.spending,
+        "alpha": ALPHA,
+        "spent": look.spent(ALPHA),
+        "nominal": look.nominal(ALPHA),
     }
-    return {"item": x.item, "task": x.task, "gold": x.gold, **shown}
 
 
 def scored(a: Table, answers: Sequence[Answer]) -> list[Row]:

@@ -1,7 +1,7 @@
 """Do replies come out as long? Equivalence of output lengths and of how many are cut."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from flagdeploy.evals.proportions import mcnemar, paired
 from flagdeploy.evals.resampling import skew_interval
@@ -13,7 +13,7 @@ LENGTH_MARGIN = math.log(1.1)  # MLPerf Inference bounds tokens per sample to +-
 CUT_MARGIN = 0.01  # of replies, either way
 
 
-def output_length(tokens: Sequence[tuple[int, int]]) -> Finding:
+def output_length(tokens: Sequence[tuple[float, float]], level: float = LEVEL) -> Finding:
     """Mean log ratio of completion tokens (baseline, candidate), paired by question.
 
     Two one-sided tests against +-10%. Catches lost stop tokens, cut outputs and unchecked
@@ -24,7 +24,7 @@ def output_length(tokens: Sequence[tuple[int, int]]) -> Finding:
     if len(ratios) < FEWEST_REPLIES:
         return Finding(name, Verdict.INFO, f"only {len(ratios)} replies report their length")
     mean = clustered_mean(ratios)
-    interval = skew_interval(ratios, level=LEVEL)
+    interval = skew_interval(ratios, level=level)
     same = interval.inside(-LENGTH_MARGIN, LENGTH_MARGIN)
     away = [math.copysign(1.0, mean.value) * value for value in ratios]
     low, high = (100 * math.expm1(edge) for edge in (interval.low, interval.high))
@@ -37,7 +37,7 @@ def output_length(tokens: Sequence[tuple[int, int]]) -> Finding:
         unit="%",
         estimate=100 * math.expm1(mean.value),
         interval=Interval(low, high),
-        level=LEVEL,
+        level=level,
         n=len(ratios),
         clusters=mean.clusters,
         margin=10.0,
@@ -46,16 +46,22 @@ def output_length(tokens: Sequence[tuple[int, int]]) -> Finding:
     )
 
 
-def truncation(cut: Sequence[tuple[bool, bool]]) -> Finding:
+def truncation(
+    cut: Sequence[tuple[bool, bool]],
+    questions: Sequence[Hashable] | None = None,
+    level: float = LEVEL,
+) -> Finding:
     """Whether (baseline, candidate) replies ended at their token limit, paired by question.
+
+    `questions` says which question each pair answers where one is asked more than once.
 
     A reply that was cut counts as wrong in the accuracy; here it shows as what it is.
     """
     name = "truncated replies"
     if not cut:
         return Finding(name, Verdict.INFO, "no question was answered")
-    found = paired([float(b) - float(a) for a, b in cut])
-    interval = found.interval(LEVEL)
+    found = paired([float(b) - float(a) for a, b in cut], questions)
+    interval = found.interval(level)
     same = interval.inside(-CUT_MARGIN, CUT_MARGIN)
     only_b = sum(b and not a for a, b in cut)
     only_a = sum(a and not b for a, b in cut)
@@ -71,7 +77,7 @@ def truncation(cut: Sequence[tuple[bool, bool]]) -> Finding:
         unit="pp",
         estimate=100 * found.estimate,
         interval=interval.scaled(100),
-        level=LEVEL,
+        level=level,
         n=n,
         margin=100 * CUT_MARGIN,
         p=min(1.0, 2 * beyond),

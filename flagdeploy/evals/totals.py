@@ -23,7 +23,13 @@ def _aggregate(row: Row, margin_pp: float | None) -> Finding:
     a, b = row.baseline, row.candidate
     if a is None or b is None:
         side = "baseline" if a is None else "candidate"
-        return Finding(row.task, Verdict.INFO, f"the {side} has no score")
+        return Finding(
+            row.task,
+            Verdict.INFO,
+            f"the {side} has no score",
+            baseline=None if a is None else 100 * a.value,
+            candidate=None if b is None else 100 * b.value,
+        )
     if a.n is None or b.n is None:
         return Finding(
             row.task,
@@ -32,6 +38,8 @@ def _aggregate(row: Row, margin_pp: float | None) -> Finding:
             required=True,
             estimate=100 * (b.value - a.value),
             unit="pp",
+            baseline=100 * a.value,
+            candidate=100 * b.value,
         )
     return _counted(row.task, a, b, a.n, b.n, margin_pp)
 
@@ -64,4 +72,6 @@ def _counted(task: str, a: Score, b: Score, n_a: int, n_b: int, margin_pp: float
         margin=100 * margin,
         p=normal_cdf(z),
         needed_n=needed_unpaired(p_a, p_b, margin) if not passed and margin else None,
+        baseline=100 * p_a,
+        candidate=100 * p_b,
     )

@@ -59,6 +59,7 @@ class Finding:
     ALPHA (after `judged`) the verdict becomes `alarm`. `floor` is the same figure for the baseline
     against itself, `ratio` the estimate as a multiple of it. `needed_n` of `n` (or of `clusters`
     where those are sequences) would decide an open test, or `needed_repeats` of the same ones.
+    `baseline` and `candidate` are the scores of the two sides in %, where a test compares scores.
     """
 
     name: str
@@ -80,6 +81,8 @@ class Finding:
     alarm: Verdict = Verdict.FAIL
     needed_n: int | None = None
     needed_repeats: int | None = None
+    baseline: float | None = None
+    candidate: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; an edge or estimate that is not finite becomes null, as JSON has neither."""
@@ -105,13 +108,16 @@ def overall(findings: Sequence[Finding]) -> Verdict:
     return Verdict.INCONCLUSIVE
 
 
-def judged(findings: Sequence[Finding]) -> list[Finding]:
+def judged(findings: Sequence[Finding], planned: int = 0) -> list[Finding]:
     """Every finding with its p Holm-adjusted over all of them, its alarm where below ALPHA.
 
-    To be called once, on all tests of one report.
+    To be called once, on all tests of one report. A report that may end early names the number of
+    tests it `planned`; those not yet made count as p = 1, so that what alarms now would also have
+    alarmed with all of them, whatever they had found.
     """
     tested = [index for index, finding in enumerate(findings) if finding.p is not None]
-    adjusted = holm([findings[index].p or 0.0 for index in tested])
+    to_come = [1.0] * (planned - len(tested))
+    adjusted = holm([*(findings[index].p or 0.0 for index in tested), *to_come])[: len(tested)]
     rows = list(findings)
     for index, p in zip(tested, adjusted, strict=True):
         finding = replace(rows[index], p=p)

@@ -9,6 +9,8 @@ from flagdeploy.config import workspace as workspaces
 from flagdeploy.errors import UsageError
 from flagdeploy.evals.bundle import Bundle
 from flagdeploy.evals.power import ALPHA, POWER, Task, plan
+from flagdeploy.evals.sequential import LOOKS
+from flagdeploy.evals.suites import SUITES, Suite, shares
 from flagdeploy.evals.tables import Table
 from flagdeploy.evals.verdict import KEPT
 from flagdeploy.workflows.sides import check_baseline, find
@@ -26,7 +28,8 @@ def plan_compare(
     speed: float = SPEED,
     concurrency: int = 16,
 ) -> dict[str, Any]:
-    """Questions, repeats, tokens and minutes that decide with `power`, per benchmark and pooled.
+    """Questions, repeats, tokens and minutes that decide with `power`, per benchmark and pooled;
+    and what each suite takes.
 
     `margin_pp` in the place of the baseline's own margins. Plain data, as `--json` gives it.
     Raises UsageError for a baseline that is not on this machine.
@@ -47,6 +50,7 @@ def plan_compare(
         raise UsageError(f"{baseline}: no score has a number of questions to plan with")
     rows = plan(tasks, tokens_per_second=speed * concurrency, power=power)
     passages = found.passages if isinstance(found, Bundle) else ()
+    rate = 60.0 * speed * concurrency  # output tokens per minute
     return {
         "format": PLAN_FORMAT,
         "baseline": found.name,
@@ -55,8 +59,41 @@ def plan_compare(
         "speed": speed,
         "concurrency": concurrency,
         "rows": [asdict(row) for row in rows],
+        "suites": [
+            _suite(suite, tasks, found if isinstance(found, Bundle) else None, rate)
+            for suite in SUITES.values()
+        ],
         "sequences": len(passages),
         "scored_tokens": sum(len(row.prompt) + len(row.continuation) for row in passages),
+    }
+
+
+def _suite(
+    suite: Suite, tasks: Sequence[Task], bundle: Bundle | None, rate: float
+) -> dict[str, Any]:
+    """What `suite` asks at most: with repeats until decided, all of them.
+
+    `repeats` are those it may take, `least` the tokens and minutes of one pass. Scoring is
+    prefill, which takes little beside writing, and is not in the minutes.
+    """
+    kept = shares({task.name: task.n for task in tasks}, suite.questions)
+    sequences = bundle.passages[: suite.sequences] if bundle else ()
+    known = [(kept[task.name], task.tokens) for task in tasks]
+    tokens = None
+    if not any(length is None for _, length in known):
+        tokens = round(math.fsum(count * (length or 0.0) for count, length in known))
+    repeats = suite.repeats or LOOKS[-1]
+    scored = sum(len(row.prompt) + len(row.continuation) for row in sequences)
+    return {
+        "name": suite.name,
+        "questions": sum(kept.values()),
+        "repeats": list(LOOKS) if suite.repeats == 0 else [suite.repeats],
+        "tokens": None if tokens is None else tokens * repeats,
+        "minutes": None if tokens is None else tokens * repeats / rate,
+        "least_minutes": None if tokens is None else tokens / rate,
+        "sequences": len(sequences),
+        "scored_tokens": scored * (1 + suite.own_floor),
+        "own_floor": suite.own_floor,
     }
 
 

@@ -3,8 +3,8 @@ import random
 import pytest
 
 from flagdeploy.errors import UsageError
-from flagdeploy.evals.distributions import normal_quantile
-from flagdeploy.evals.sequential import LOOKS, boundaries, spent
+from flagdeploy.evals.distributions import normal_cdf, normal_quantile
+from flagdeploy.evals.sequential import LOOKS, SPENDING, Look, boundaries, spent
 
 # Published boundaries of five equal looks at one-sided 2.5% (Jennison and Turnbull, Group
 # Sequential Methods, chapter 7; the program of Reboussin, DeMets, Kim and Lan).
@@ -50,3 +50,42 @@ def test_looking_five_times_alarms_no_more_often_than_once(spending: str) -> Non
 def test_unknown_spending() -> None:
     with pytest.raises(UsageError, match="unknown alpha spending `none`"):
         spent(0.5, 0.05, "none")
+
+
+@pytest.mark.parametrize("information", [(1 / 8, 1 / 4, 1 / 2, 1.0), (0.5, 1.0)])
+def test_a_repeated_p_is_the_alpha_at_which_a_look_would_stop(
+    information: tuple[float, ...],
+) -> None:
+    for number in range(1, len(information) + 1):
+        look = Look(number, information)
+        for alpha in (1e-5, 0.0042, 0.05, 0.3):
+            edge = normal_cdf(-boundaries(information, alpha, SPENDING)[number - 1])
+            assert look.p(edge) == pytest.approx(alpha, rel=2e-3)
+
+
+def test_repeated_p_values_of_looks_alarm_no_more_often_than_said() -> None:
+    rng = random.Random(5)
+    looks = [Look(number, (0.125, 0.25, 0.5, 1.0)) for number in (1, 2, 3, 4)]
+    alarms = 0
+    for _ in range(4000):
+        total, alarmed, before = 0.0, False, 0.0
+        for look in looks:
+            now = look.information[look.number - 1]
+            total += rng.gauss(0.0, (now - before) ** 0.5)
+            alarmed |= look.p(normal_cdf(-total / now**0.5)) < 0.05
+            before = now
+        alarms += alarmed
+    assert alarms / 4000 == pytest.approx(0.05, abs=0.011)
+
+
+def test_one_look_changes_nothing() -> None:
+    look = Look()
+    assert (look.p(0.03), look.nominal(0.05), look.spent(0.05), look.last) == (
+        0.03, 0.05, 0.05, True
+    )  # fmt: skip
+
+
+def test_a_hopeless_p_stays_so_and_a_tiny_one_is_not_nothing() -> None:
+    look = Look(1, (0.125, 1.0))
+    assert look.p(0.5) == 1.0
+    assert 0.0 < look.p(1e-30) <= 1e-6 * 1.001

@@ -1,0 +1,256 @@
+"""A comparison with a live candidate, tier by tier, ending where nothing is left to decide."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from flagdeploy.evals import agreement, own_floor, parity, teacher_forcing, tiers
+from flagdeploy.evals.answers import GREEDY, Answer, AnswerLog, Sampling, ask
+from flagdeploy.evals.benchmarks import Item
+from flagdeploy.evals.bundle import Bundle
+from flagdeploy.evals.capabilities import Capabilities, probe
+from flagdeploy.evals.client import Client, Endpoint, Patience, base_url
+from flagdeploy.evals.comparison import CompareResult, paired
+from flagdeploy.evals.divergence import parting
+from flagdeploy.evals.figures import logprob_scatter
+from flagdeploy.evals.pairing import planned_tests
+from flagdeploy.evals.suites import Suite, chosen
+from flagdeploy.evals.teacher_forcing import Passage, Position
+from flagdeploy.evals.tiers import Stage, Tier
+from flagdeploy.evals.verdict import Finding, Verdict, judged, overall
+from flagdeploy.records.events import Event, Report
+
+OTHER_CONCURRENCY = 4  # times as many requests at once when the candidate is measured again
+
+
+@dataclass(frozen=True)
+class Work:
+    """What was asked for. `about`: what is known of a live candidate beside what probing finds;
+    `early`: look before everything is asked; `all_tiers`: end nowhere early."""
+
+    suite: Suite
+    folder: Path | None
+    concurrency: int
+    limit: int | None
+    record_dir: Path | None
+    patience: Patience | None
+    report: Report
+    about: Mapping[str, Any]
+    margin_pp: float | None
+    early: bool = False
+    all_tiers: bool = False
+    sampling: Sampling = GREEDY
+
+    def log(self, name: str) -> AnswerLog:
+        return AnswerLog(self.record_dir / name if self.record_dir else None)
+
+
+def about_endpoint(b: Endpoint, capabilities: Capabilities, work: Work) -> dict[str, Any]:
+    return {"name": b.name or base_url(b.url), "endpoint": capabilities.to_json(), **work.about}
+
+
+async def against_bundle(a: Bundle, b: Endpoint, work: Work) -> CompareResult:
+    async with Client(b, work.concurrency, work.patience) as client:
+        capabilities = await probe(client)
+        run = _Run(a, b, client, capabilities, work)
+        for name, tier in run.order():
+            await run.take(name, tier)
+        return run.result()
+
+
+@dataclass
+class _Run:
+    """One comparison under way: what was found so far, and in `ended` why it needs no more."""
+
+    a: Bundle
+    b: Endpoint
+    client: Client
+    capabilities: Capabilities
+    work: Work
+    ran: list[Tier] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    ended: str = ""
+    figures: dict[str, Any] = field(default_factory=dict)
+    answered: CompareResult | None = None
+    scores: dict[str, tuple[Position, ...]] = field(default_factory=dict)
+    answers: dict[str, list[Answer]] = field(default_factory=dict)  # by question
+
+    def order(self) -> list[tuple[str, Callable[[], Awaitable[Tier]]]]:
+        return [
+            (tiers.PARITY, self.parity),
+            (tiers.FORCING, self.forced),
+            (tiers.OWN_FLOOR, self.own_floor),
+            (tiers.ANSWERS, self.ask_all),
+        ]
+
+    async def take(self, name: str, tier: Callable[[], Awaitable[Tier]]) -> None:
+        if self.ended:
+            self.ran.append(Tier(name, False, self.ended))
+            return
+        self.ran.append(await tier())
+        if overall(self.judged()) is Verdict.FAIL and not self.work.all_tiers:
+            self.ended = f"FAIL is shown by {name}"
+
+    def judged(self) -> list[Finding]:
+        return judged(self.findings, self.planned)
+
+    @property
+    def passages(self) -> list[Passage]:
+        return [p for p in self.a.passages if p.positions][: self.work.suite.sequences]
+
+    @property
+    def scorable(self) -> bool:
+        return bool(self.passages and self.capabilities.prompt_logprobs)
+
+    @property
+    def planned(self) -> int:
+        greedy = self.work.sampling.temperature == 0
+        return planned_tests(self.a, self.scorable, greedy, self.work.suite.own_floor)
+
+    def result(self) -> CompareResult:
+        about = about_endpoint(self.b, self.capabilities, self.work)
+        # A run that has shown FAIL before any answer still holds as many tests as it planned.
+        result = self.answered or paired(
+            self.a, about, self.findings, [], [], self.mode, self.figures, planned=self.planned
+        )
+        return replace(result, tiers=tuple(self.ran))
+
+    @property
+    def mode(self) -> str:
+        if self.ended and len([tier for tier in self.ran if tier.ran]) == 1:
+            return "stopped at parity"
+        return "paired with teacher forcing" if self.scorable else "paired answers only"
+
+    # --- the tiers -------------------------------------------------------------------------------
+
+    async def parity(self) -> Tier:
+        known = [prompt for prompt in self.a.prompts if prompt.error is None]
+        seen = await parity.count(self.client, self.capabilities, known)
+        self.findings.append(agreement.parity(parity.differences(known, seen), len(known)))
+        return Tier(tiers.PARITY, True, f"{len(known)} prompts")
+
+    async def forced(self) -> Tier:
+        if not self.scorable:
+            side = "candidate" if self.passages else "baseline"
+            why = f"the {side} has no prompt log-probabilities"
+            self.work.report(Event("score", f"{why}: accuracy only"))
+            return Tier(tiers.FORCING, False, why)
+        self.scores = await self.score(self.client)
+        self.figures["scatter"] = logprob_scatter(self.passages, self.scores)
+        apart = differences({p.key: p.positions for p in self.passages}, self.scores)
+        lost = len(self.passages) - len(apart)
+        self.findings += agreement.teacher_forced(apart, lost, self.a.noise_floor)
+        return Tier(tiers.FORCING, True, f"{len(self.passages)} sequences")
+
+    async def score(self, client: Client) -> dict[str, tuple[Position, ...]]:
+        k = int(self.a.manifest["prompt_logprobs"])
+        return await teacher_forcing.score(
+            client, self.capabilities, self.passages, k, self.work.report
+        )
+
+    async def own_floor(self) -> Tier:
+        if not self.work.suite.own_floor:
+            why = f"the {self.work.suite.name} suite does not measure it"
+            return Tier(tiers.OWN_FLOOR, False, why)
+        other = OTHER_CONCURRENCY * self.client.concurrency
+        async with Client(self.b, other, self.work.patience) as again:
+            if self.scorable:
+                apart = differences(self.scores, await self.score(again))
+                both = (self.client.concurrency, other)
+                if apart:
+                    self.findings.append(own_floor.scored_twice(apart, self.a.noise_floor, both))
+                return Tier(tiers.OWN_FLOOR, True, f"{len(apart)} sequences scored twice")
+            if not self.capabilities.return_token_ids:
+                why = "the candidate gives neither log-probabilities nor token ids"
+                return Tier(tiers.OWN_FLOOR, False, why)
+            return await self.answer_twice(again)
+
+    async def answer_twice(self, again: Client) -> Tier:
+        items = chosen(self.a.items, self.work.suite.sequences or len(self.a.passages) or 64)
+        items = items[:64]
+        first = await self.ask(self.client, items, "answers.jsonl", GREEDY)
+        second = await self.ask(again, items, "answers-again.jsonl", GREEDY)
+        partings = [
+            parting(x.item, x.token_ids, y.token_ids, cut=y.status == "length")
+            for x, y in zip(first, second, strict=True)
+            if x.token_ids and y.token_ids
+        ]
+        self.findings.append(
+            own_floor.answered_twice(partings, self.a.noise_floor.get("divergence"))
+        )
+        return Tier(tiers.OWN_FLOOR, True, f"{len(partings)} questions answered twice")
+
+    async def ask_all(self) -> Tier:
+        items = chosen(self.a.items, self.work.suite.questions, self.work.limit)
+        early = self.work.early or overall(self.judged()) is Verdict.DIFFERENT
+        plan = tiers.stages(len(items), self.work.sampling.repeats, early)
+        if self.work.all_tiers:
+            plan = plan[-1:]
+        for stage in plan:
+            why = await self.look(items, stage)
+            if why and not stage.look.last:
+                return self.cut(plan, stage, why)
+        return Tier(tiers.ANSWERS, True, _asked(plan[-1]))
+
+    def cut(self, plan: Sequence[Stage], stage: Stage, why: str) -> Tier:
+        self.work.report(Event("answer", f"{why} after {_asked(stage)}: asking no more"))
+        return Tier(tiers.ANSWERS, True, f"{_asked(stage)} of {_asked(plan[-1])}: {why}")
+
+    async def look(self, items: Sequence[Item], stage: Stage) -> str:
+        """Ask what `stage` wants beyond what is known, test it all, and say why that decides."""
+        part = items[: stage.questions]
+        for known in sorted({self.repeats_of(item) for item in part}):
+            left = [item for item in part if self.repeats_of(item) == known < stage.repeats]
+            if left:
+                sampling = replace(self.work.sampling, first=known, repeats=stage.repeats)
+                for answer in await self.ask(self.client, left, "answers.jsonl", sampling):
+                    self.answers.setdefault(answer.item, []).append(answer)
+        keys = {item.key for item in part}
+        self.answered = paired(
+            self.a,
+            about_endpoint(self.b, self.capabilities, self.work),
+            self.findings,
+            [answer for answer in self.a.answers if answer.item in keys],
+            [answer for answers in self.answers.values() for answer in answers],
+            self.mode,
+            self.figures,
+            look=stage.look,
+            planned=0 if stage.look.last else self.planned,
+            sampled=self.work.sampling.temperature != 0,
+        )
+        to_pass = self.work.early or self.work.sampling.repeats == 0
+        return tiers.decided(self.answered.findings, to_pass)
+
+    def repeats_of(self, item: Item) -> int:
+        return len(self.answers.get(item.key, ()))
+
+    async def ask(
+        self, client: Client, items: Sequence[Item], log: str, sampling: Sampling
+    ) -> list[Answer]:
+        return await ask(
+            client,
+            self.capabilities,
+            items,
+            log=self.work.log(log),
+            report=self.work.report,
+            stage="answer",
+            token_ids=self.capabilities.return_token_ids,
+            sampling=sampling,
+        )
+
+
+def _asked(stage: Stage) -> str:
+    times = f" asked {stage.repeats} times" if stage.repeats > 1 else ""
+    return f"{stage.questions} questions{times}"
+
+
+def differences(
+    one: Mapping[str, tuple[Position, ...]], other: Mapping[str, tuple[Position, ...]]
+) -> list[teacher_forcing.Difference]:
+    """Of every sequence that both scored."""
+    return [
+        teacher_forcing.difference(key, positions, other[key])
+        for key, positions in one.items()
+        if key in other
+    ]
