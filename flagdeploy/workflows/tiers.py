@@ -186,16 +186,13 @@ class _Run:
         early = self.work.early or overall(self.judged()) is Verdict.DIFFERENT
         plan = tiers.stages(len(items), self.work.sampling.repeats, early)
         if self.work.all_tiers:
-            plan = plan[-1:]
+            plan = tiers.stages(len(items), plan[-1].repeats, early=False)
         for stage in plan:
             why = await self.look(items, stage)
             if why and not stage.look.last:
-                return self.cut(plan, stage, why)
-        return Tier(tiers.ANSWERS, True, _asked(plan[-1]))
-
-    def cut(self, plan: Sequence[Stage], stage: Stage, why: str) -> Tier:
-        self.work.report(Event("answer", f"{why} after {_asked(stage)}: asking no more"))
-        return Tier(tiers.ANSWERS, True, f"{_asked(stage)} of {_asked(plan[-1])}: {why}")
+                self.work.report(Event("answer", f"{why}: asking no more"))
+                return Tier(tiers.ANSWERS, True, f"{_asked(stage, plan[-1])}: {why}")
+        return Tier(tiers.ANSWERS, True, _asked(stage, plan[-1]))
 
     async def look(self, items: Sequence[Item], stage: Stage) -> str:
         """Ask what `stage` wants beyond what is known, test it all, and say why that decides."""
@@ -240,9 +237,14 @@ class _Run:
         )
 
 
-def _asked(stage: Stage) -> str:
-    times = f" asked {stage.repeats} times" if stage.repeats > 1 else ""
-    return f"{stage.questions} questions{times}"
+def _asked(stage: Stage, whole: Stage) -> str:
+    """How much of the plan was asked: `stage` of `whole`."""
+    cut = f" of {whole.questions}" if stage.questions < whole.questions else ""
+    asked = f"{stage.questions}{cut} questions"
+    if whole.repeats == 1:
+        return asked
+    cut = f" of {whole.repeats}" if stage.repeats < whole.repeats else ""
+    return f"{asked} asked {stage.repeats}{cut} times"
 
 
 def differences(
