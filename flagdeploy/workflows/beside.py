@@ -7,7 +7,7 @@ of the machine, an engine that is restarted) then meets both sides alike.
 
 import platform
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -21,14 +21,16 @@ from flagdeploy.evals.capabilities import Capabilities, probe
 from flagdeploy.evals.client import Client, Endpoint, base_url
 from flagdeploy.evals.divergence import parting
 from flagdeploy.evals.noise_floor import distance, largest
+from flagdeploy.evals.score_log import scored
 from flagdeploy.evals.suites import chosen
-from flagdeploy.evals.teacher_forcing import Passage
+from flagdeploy.evals.teacher_forcing import Passage, Position
 from flagdeploy.records.events import Event, Report, silent
 from flagdeploy.workflows import baseline as baselines
 from flagdeploy.workflows.work import OTHER_CONCURRENCY, Work
 
 SEQUENCES = baselines.SEQUENCES
 ROUND = 4  # requests in turn on every connection before the sides wait for each other
+MOST_ROUNDS = 50  # enough for drift to meet both sides alike
 
 # (questions, sampling, who hears of it; None: whoever hears of the run)
 AskCandidate = Callable[[Sequence[Item], Sampling, Report | None], Awaitable[list[Answer]]]
@@ -131,18 +133,24 @@ class Live(Recorded):
             second = await self._ask(again, items, GREEDY, "answers-baseline-again.jsonl")
             floor = self._floor(first, second)
             if passages and self.capabilities.prompt_logprobs:
-                scores = await self._score(self.client, passages)
-                apart = await self._score(again, passages)
+                scores = await self._score(self.client, passages, "scores-baseline.jsonl")
+                apart = await self._score(again, passages, "scores-baseline-again.jsonl")
                 passages = [replace(p, positions=scores[p.key]) for p in passages]
                 floor = self._floor(first, second, passages, apart)
         manifest = {**self.bundle.manifest, "noise_floor": {"runs": 2, **floor}}
         self.bundle = replace(self.bundle, manifest=manifest, passages=tuple(passages))
         return theirs if greedy else []
 
-    async def _score(self, client: Client, passages: Sequence[Passage]) -> Any:
-        report = self.work.report
-        k = baselines.TOP_K
-        scores = await teacher_forcing.score(client, self.capabilities, passages, k, report)
+    async def _score(
+        self, client: Client, passages: Sequence[Passage], log: str
+    ) -> dict[str, tuple[Position, ...]]:
+        k = int(self.bundle.manifest["prompt_logprobs"])
+
+        async def one(passage: Passage) -> dict[str, tuple[Position, ...]]:
+            return await teacher_forcing.score(client, self.capabilities, [passage], k, silent)
+
+        path = self.work.path(log)
+        scores = await scored(path, client, passages, k, one, self.work.report)
         if len(scores) < len(passages):
             raise EvalError(
                 f"the baseline did not score {len(passages) - len(scores)} of {len(passages)} "
@@ -155,7 +163,7 @@ class Live(Recorded):
         first: Sequence[Answer],
         second: Sequence[Answer],
         passages: Sequence[Passage] = (),
-        again: Any = None,
+        again: Mapping[str, tuple[Position, ...]] | None = None,
     ) -> dict[str, Any]:
         pairs = list(zip(first, second, strict=True))
         partings = [
@@ -163,7 +171,9 @@ class Live(Recorded):
             for a, b in pairs
             if a.token_ids and b.token_ids
         ]
-        apart = [teacher_forcing.difference(p.key, p.positions, again[p.key]) for p in passages]
+        apart = [
+            teacher_forcing.difference(p.key, p.positions, (again or {})[p.key]) for p in passages
+        ]
         return largest([distance([(a.score, b.score) for a, b in pairs], apart, partings)])
 
     async def beside(
@@ -185,7 +195,7 @@ class Live(Recorded):
         """Both sides' answers, in the order that each was asked."""
         ours: list[Answer] = []
         theirs: list[Answer] = []
-        size = ROUND * self.client.concurrency
+        size = max(ROUND * self.client.concurrency, len(items) // MOST_ROUNDS)
         for start in range(0, len(items), size):
             part = items[start : start + size]
             asked = self._ask(self.client, part, sampling, "answers-baseline.jsonl")

@@ -15,12 +15,13 @@ from flagdeploy.evals.divergence import parting
 from flagdeploy.evals.figures import logprob_scatter
 from flagdeploy.evals.pairing import planned_tests
 from flagdeploy.evals.repeats import held
+from flagdeploy.evals.score_log import scored
 from flagdeploy.evals.sequential import LOOKS
 from flagdeploy.evals.suites import chosen
 from flagdeploy.evals.teacher_forcing import Passage, Position
 from flagdeploy.evals.tiers import Stage, Tier
 from flagdeploy.evals.verdict import Finding, Verdict, judged, overall
-from flagdeploy.records.events import Event, Report
+from flagdeploy.records.events import Event, Report, silent
 from flagdeploy.workflows.beside import SEQUENCES, Live, Recorded
 from flagdeploy.workflows.work import OTHER_CONCURRENCY, Work
 
@@ -135,18 +136,21 @@ class _Run:
             why = f"the {side} has no prompt log-probabilities"
             self.work.report(Event("score", f"{why}: accuracy only"))
             return Tier(tiers.FORCING, False, why)
-        self.scores = await self.score(self.client)
+        self.scores = await self.score(self.client, "scores.jsonl")
         self.figures["scatter"] = logprob_scatter(self.passages, self.scores)
         apart = differences({p.key: p.positions for p in self.passages}, self.scores)
         lost = len(self.passages) - len(apart)
         self.findings += agreement.teacher_forced(apart, lost, self.a.noise_floor)
         return Tier(tiers.FORCING, True, f"{len(self.passages)} sequences")
 
-    async def score(self, client: Client) -> dict[str, tuple[Position, ...]]:
+    async def score(self, client: Client, log: str) -> dict[str, tuple[Position, ...]]:
         k = int(self.a.manifest["prompt_logprobs"])
-        return await teacher_forcing.score(
-            client, self.capabilities, self.passages, k, self.work.report
-        )
+
+        async def one(passage: Passage) -> dict[str, tuple[Position, ...]]:
+            return await teacher_forcing.score(client, self.capabilities, [passage], k, silent)
+
+        path = self.work.path(log)
+        return await scored(path, client, self.passages, k, one, self.work.report)
 
     async def own_floor(self) -> Tier:
         if not self.work.suite.own_floor:
@@ -155,7 +159,7 @@ class _Run:
         other = OTHER_CONCURRENCY * self.client.concurrency
         async with Client(self.b, other, self.work.patience) as again:
             if self.scorable:
-                apart = differences(self.scores, await self.score(again))
+                apart = differences(self.scores, await self.score(again, "scores-again.jsonl"))
                 both = (self.client.concurrency, other)
                 if apart:
                     self.findings.append(own_floor.scored_twice(apart, self.a.noise_floor, both))

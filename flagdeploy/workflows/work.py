@@ -33,4 +33,7 @@ class Work:
     note: str = ""  # why questions are not asked as the suite would
 
     def log(self, name: str) -> AnswerLog:
-        return AnswerLog(self.record_dir / name if self.record_dir else None)
+        return AnswerLog(self.path(name))
+
+    def path(self, name: str) -> Path | None:
+        return self.record_dir / name if self.record_dir else None

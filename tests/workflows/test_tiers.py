@@ -1,11 +1,17 @@
 """Where a comparison ends, and what it says of the tiers it did not run."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from evals.stub_endpoint import serving
 
 from flagdeploy.errors import UsageError
+from flagdeploy.evals.client import Endpoint
 from flagdeploy.evals.comparison import CompareResult
+from flagdeploy.records.events import Event
+from flagdeploy.workflows.compare import compare
 from workflows.test_compare import N, compared, model, verdicts, workspace
 
 __all__ = ["workspace"]  # the fixture
@@ -116,3 +122,35 @@ def test_without_scores_the_candidate_answers_twice(workspace: Path) -> None:
 def test_early_and_all_tiers(workspace: Path) -> None:
     with pytest.raises(UsageError, match="--early and --all-tiers exclude each other"):
         compared(model(0.2), workspace, early=True, all_tiers=True)
+
+
+@pytest.mark.parametrize("after", [3, 40, 70, 200])
+def test_an_interrupted_run_goes_on_and_ends_the_same(
+    workspace: Path, tmp_path: Path, after: int
+) -> None:
+    """The candidate is another one each time it scores: only what is recorded can agree."""
+    stub = model(0.25)
+    stub.unsteady = 0.3
+
+    def interrupt(event: Event) -> None:
+        nonlocal after
+        after -= 1
+        if after == 0:
+            raise KeyboardInterrupt
+
+    with serving(stub):
+        sides = Endpoint(stub.url, name="tiny"), "gpu"
+        options: dict[str, Any] = {"workspace": workspace, "record_dir": tmp_path, "early": True}
+        with pytest.raises(KeyboardInterrupt):
+            compare(*sides, report=interrupt, **options)
+        whole = compare(*sides, **options)
+        seen = len(stub.seen)
+        again = compare(*sides, **options)
+    assert untimed(again) == untimed(whole)
+    assert not any(
+        "prompt_logprobs" in body and len(body["prompt"]) > 40 for body in stub.seen[seen:]
+    )
+
+
+def untimed(result: CompareResult) -> str:
+    return json.dumps({**result.to_json(), "started": "", "seconds": 0}, sort_keys=True)
