@@ -26,7 +26,7 @@ def compare(
         str | None,
         typer.Option(
             metavar="NAME|URL|BUNDLE",
-            help="A file of env/baselines/ by its name, a path, or an endpoint to record first.",
+            help="A file of env/baselines/ by its name, a path, or an endpoint to ask beside.",
             autocompletion=complete.baselines,
         ),
     ] = None,
@@ -79,6 +79,19 @@ def compare(
     all_tiers: Annotated[
         bool, typer.Option("--all-tiers", help="Ask everything, also when FAIL is already shown.")
     ] = False,
+    repeats: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K|auto",
+            help="Answers to each question, sampled; auto: 1, 2, 4, 8, 16 until decided.",
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0.0, help="How both sides sample. Default: greedy.")
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option("--top-p", min=0.0, max=1.0, help="With --temperature.")
+    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only say how much a verdict takes; asks no endpoint.")
     ] = False,
@@ -105,6 +118,8 @@ def compare(
     \b
       flagdeploy compare --baseline h100                    the deployment that runs
       flagdeploy compare http://host:8000 --baseline h200   any OpenAI-compatible endpoint
+      flagdeploy compare http://b:8000 --baseline http://a:8000 --benchmarks DIR --repeats auto
+            --temperature 0.6 --top-p 0.95                  two live ones, sampled in turn
       flagdeploy compare mlu590 --baseline h100             two published tables
       flagdeploy compare --from-table scores.csv            task,n,base,cand
       flagdeploy compare --baseline h100 --suite standard   every question, and its own noise
@@ -140,6 +155,9 @@ def compare(
             margin_pp=margin,
             early=early,
             all_tiers=all_tiers,
+            repeats=repeats,
+            temperature=temperature,
+            top_p=top_p,
             report=report,
         )
     data = result.to_json()

@@ -106,7 +106,8 @@ def _paired(
         verdict=Verdict.PASS if passed else Verdict.INCONCLUSIVE,
         sentence=_sentence(rows, found, margin) + _lost(missing, interval.low > -margin, passed),
         required=required,
-        test="non-inferiority by Tango's score interval",
+        test="non-inferiority by Tango's score interval"
+        + (", with the variance of the means of each question" if repeats > 1 else ""),
         unit="pp",
         estimate=100 * found.estimate,
         interval=interval.scaled(100),

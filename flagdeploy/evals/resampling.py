@@ -63,7 +63,7 @@ def bootstrap(
     return Interval(min(edges[0], estimate), max(edges[1], estimate))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _counts(n: int, draws: int) -> _Array:
     """How often each of `n` units is drawn, [draws, n]."""
     drawn = np.random.default_rng(SEED).multinomial(n, np.full(n, 1.0 / n), size=draws)

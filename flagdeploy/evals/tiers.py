@@ -43,14 +43,14 @@ class Stage:
     look: Look
 
 
-def stages(questions: int, repeats: int, early: bool) -> list[Stage]:
-    """At which points to look: `repeats` 0 stands for 1, 2, 4, 8, 16 until decided.
+def stages(questions: int, repeats: int, early: bool, most: int = LOOKS[-1]) -> list[Stage]:
+    """At which points to look: `repeats` 0 stands for 1, 2, 4, 8, 16 (`most`) until decided.
 
     With repeats of all questions the looks are at repeats; else, where a run may end `early`, at
     SHARES of the questions; else there is one look, at the end.
     """
     if repeats == 0:
-        counts = [(questions, k) for k in LOOKS]
+        counts = [(questions, k) for k in LOOKS if k <= most]
     elif early:
         parts = sorted({math.ceil(share * questions) for share in SHARES})
         counts = [(part, repeats) for part in parts]

@@ -19,13 +19,15 @@ from flagdeploy.evals.bundle import Bundle
 from flagdeploy.evals.capabilities import probe
 from flagdeploy.evals.client import Client, Endpoint, Patience, run
 from flagdeploy.evals.comparison import CompareResult, about_table, recordings, scored, totals
+from flagdeploy.evals.repeats import sampling
 from flagdeploy.evals.suites import chosen, suite_named
 from flagdeploy.evals.tables import Table, normalized, pair_tables, read_pairs
 from flagdeploy.records import report as reports
 from flagdeploy.records.events import Report, silent
 from flagdeploy.workflows import baseline as baselines
 from flagdeploy.workflows.sides import Side, baseline_side, candidate_side, check_baseline, deployed
-from flagdeploy.workflows.tiers import Work, about_endpoint, against_bundle
+from flagdeploy.workflows.tiers import about_endpoint, against_bundle, against_endpoint
+from flagdeploy.workflows.work import Work
 
 
 def compare(
@@ -42,6 +44,9 @@ def compare(
     margin_pp: float | None = None,
     early: bool = False,
     all_tiers: bool = False,
+    repeats: int | str | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
     patience: Patience | None = None,
     report: Report = silent,
 ) -> CompareResult:
@@ -55,7 +60,10 @@ def compare(
 
     A tier that shows FAIL ends the run, and where tokens show DIFFERENT, answers are asked only
     until harm is shown or excluded; `all_tiers` asks everything all the same. `early` ends a run
-    at PASS too, at the price of some power.
+    at PASS too, at the price of some power. `repeats` answers to each question, ``auto`` for 1, 2,
+    4, 8, 16 until decided, sampled at `temperature` with `top_p`; None leaves them to the suite.
+
+    Two live sides are asked the same questions in turn, at equal concurrency.
 
     Raises UsageError for unknown names, EvalError when a side cannot be asked.
     """
@@ -87,7 +95,14 @@ def compare(
             early=early,
             all_tiers=all_tiers,
         )
-        a = _recorded(a, work) if isinstance(a, Endpoint) else a
+        if isinstance(a, Endpoint) and not isinstance(b, Endpoint):
+            a = _recorded(a, work)
+        if isinstance(b, Endpoint) and isinstance(a, Endpoint | Bundle):
+            recorded = a if isinstance(a, Bundle) else None
+            how, note = sampling(asked, recorded, repeats, temperature, top_p)
+            work = replace(work, sampling=how, note=note)
+        elif (repeats, temperature, top_p) != (None, None, None):
+            raise UsageError("--repeats, --temperature and --top-p need a candidate that is asked")
         if isinstance(a, Bundle) and margin_pp is not None:
             a = a.with_margin(margin_pp)
         result = _compared(a, b, work)
@@ -118,7 +133,8 @@ def _keep(result: CompareResult, folder: Path) -> None:
 def _recorded(endpoint: Endpoint, work: Work) -> Bundle:
     if work.folder is None or work.record_dir is None:
         raise UsageError(
-            "a live baseline is recorded first, which needs questions and a place to put it",
+            "a live baseline is recorded for a recorded candidate, which needs questions and a "
+            "place to put it",
             hint="name the deployment, or give --benchmarks FOLDER, and --record FOLDER",
         )
     return baselines.record(
@@ -136,6 +152,8 @@ def _compared(a: Side, b: Side, work: Work) -> CompareResult:
     match a, b:
         case Bundle(), Endpoint():
             return run(against_bundle(a, b, work))
+        case Endpoint(), Endpoint():
+            return run(against_endpoint(a, b, work))
         case Bundle(), Bundle():
             return recordings(a, b)
         case Table(), Table():

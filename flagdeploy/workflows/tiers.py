@@ -2,48 +2,28 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from flagdeploy.evals import agreement, own_floor, parity, teacher_forcing, tiers
-from flagdeploy.evals.answers import GREEDY, Answer, AnswerLog, Sampling, ask
+from flagdeploy.evals.answers import GREEDY, Answer, Sampling, ask
 from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.bundle import Bundle
 from flagdeploy.evals.capabilities import Capabilities, probe
-from flagdeploy.evals.client import Client, Endpoint, Patience, base_url
+from flagdeploy.evals.client import Client, Endpoint, base_url
 from flagdeploy.evals.comparison import CompareResult, paired
 from flagdeploy.evals.divergence import parting
 from flagdeploy.evals.figures import logprob_scatter
 from flagdeploy.evals.pairing import planned_tests
-from flagdeploy.evals.suites import Suite, chosen
+from flagdeploy.evals.repeats import held
+from flagdeploy.evals.score_log import scored
+from flagdeploy.evals.sequential import LOOKS
+from flagdeploy.evals.suites import chosen
 from flagdeploy.evals.teacher_forcing import Passage, Position
 from flagdeploy.evals.tiers import Stage, Tier
 from flagdeploy.evals.verdict import Finding, Verdict, judged, overall
-from flagdeploy.records.events import Event, Report
-
-OTHER_CONCURRENCY = 4  # times as many requests at once when the candidate is measured again
-
-
-@dataclass(frozen=True)
-class Work:
-    """What was asked for. `about`: what is known of a live candidate beside what probing finds;
-    `early`: look before everything is asked; `all_tiers`: end nowhere early."""
-
-    suite: Suite
-    folder: Path | None
-    concurrency: int
-    limit: int | None
-    record_dir: Path | None
-    patience: Patience | None
-    report: Report
-    about: Mapping[str, Any]
-    margin_pp: float | None
-    early: bool = False
-    all_tiers: bool = False
-    sampling: Sampling = GREEDY
-
-    def log(self, name: str) -> AnswerLog:
-        return AnswerLog(self.record_dir / name if self.record_dir else None)
+from flagdeploy.records.events import Event, Report, silent
+from flagdeploy.workflows.beside import SEQUENCES, Live, Recorded
+from flagdeploy.workflows.work import OTHER_CONCURRENCY, Work
 
 
 def about_endpoint(b: Endpoint, capabilities: Capabilities, work: Work) -> dict[str, Any]:
@@ -52,18 +32,31 @@ def about_endpoint(b: Endpoint, capabilities: Capabilities, work: Work) -> dict[
 
 async def against_bundle(a: Bundle, b: Endpoint, work: Work) -> CompareResult:
     async with Client(b, work.concurrency, work.patience) as client:
-        capabilities = await probe(client)
-        run = _Run(a, b, client, capabilities, work)
-        for name, tier in run.order():
-            await run.take(name, tier)
-        return run.result()
+        return await _all_tiers(Recorded(a), b, client, work)
+
+
+async def against_endpoint(a: Endpoint, b: Endpoint, work: Work) -> CompareResult:
+    async with (
+        Client(a, work.concurrency, work.patience) as ours,
+        Client(b, work.concurrency, work.patience) as theirs,
+    ):
+        baseline = Live(a, ours, work)
+        await baseline.open()
+        return await _all_tiers(baseline, b, theirs, work)
+
+
+async def _all_tiers(baseline: Recorded, b: Endpoint, client: Client, work: Work) -> CompareResult:
+    run = _Run(baseline, b, client, await probe(client), work)
+    for name, tier in run.order():
+        await run.take(name, tier)
+    return run.result()
 
 
 @dataclass
 class _Run:
     """One comparison under way: what was found so far, and in `ended` why it needs no more."""
 
-    a: Bundle
+    baseline: Recorded
     b: Endpoint
     client: Client
     capabilities: Capabilities
@@ -75,6 +68,10 @@ class _Run:
     answered: CompareResult | None = None
     scores: dict[str, tuple[Position, ...]] = field(default_factory=dict)
     answers: dict[str, list[Answer]] = field(default_factory=dict)  # by question
+
+    @property
+    def a(self) -> Bundle:
+        return self.baseline.bundle
 
     def order(self) -> list[tuple[str, Callable[[], Awaitable[Tier]]]]:
         return [
@@ -125,29 +122,35 @@ class _Run:
     # --- the tiers -------------------------------------------------------------------------------
 
     async def parity(self) -> Tier:
+        await self.baseline.before_parity()
         known = [prompt for prompt in self.a.prompts if prompt.error is None]
         seen = await parity.count(self.client, self.capabilities, known)
         self.findings.append(agreement.parity(parity.differences(known, seen), len(known)))
         return Tier(tiers.PARITY, True, f"{len(known)} prompts")
 
     async def forced(self) -> Tier:
+        for answer in await self.baseline.before_forcing(self.ask_candidate):
+            self.answers[answer.item] = [answer]
         if not self.scorable:
             side = "candidate" if self.passages else "baseline"
             why = f"the {side} has no prompt log-probabilities"
             self.work.report(Event("score", f"{why}: accuracy only"))
             return Tier(tiers.FORCING, False, why)
-        self.scores = await self.score(self.client)
+        self.scores = await self.score(self.client, "scores.jsonl")
         self.figures["scatter"] = logprob_scatter(self.passages, self.scores)
         apart = differences({p.key: p.positions for p in self.passages}, self.scores)
         lost = len(self.passages) - len(apart)
         self.findings += agreement.teacher_forced(apart, lost, self.a.noise_floor)
         return Tier(tiers.FORCING, True, f"{len(self.passages)} sequences")
 
-    async def score(self, client: Client) -> dict[str, tuple[Position, ...]]:
+    async def score(self, client: Client, log: str) -> dict[str, tuple[Position, ...]]:
         k = int(self.a.manifest["prompt_logprobs"])
-        return await teacher_forcing.score(
-            client, self.capabilities, self.passages, k, self.work.report
-        )
+
+        async def one(passage: Passage) -> dict[str, tuple[Position, ...]]:
+            return await teacher_forcing.score(client, self.capabilities, [passage], k, silent)
+
+        path = self.work.path(log)
+        return await scored(path, client, self.passages, k, one, self.work.report)
 
     async def own_floor(self) -> Tier:
         if not self.work.suite.own_floor:
@@ -156,7 +159,7 @@ class _Run:
         other = OTHER_CONCURRENCY * self.client.concurrency
         async with Client(self.b, other, self.work.patience) as again:
             if self.scorable:
-                apart = differences(self.scores, await self.score(again))
+                apart = differences(self.scores, await self.score(again, "scores-again.jsonl"))
                 both = (self.client.concurrency, other)
                 if apart:
                     self.findings.append(own_floor.scored_twice(apart, self.a.noise_floor, both))
@@ -167,8 +170,7 @@ class _Run:
             return await self.answer_twice(again)
 
     async def answer_twice(self, again: Client) -> Tier:
-        items = chosen(self.a.items, self.work.suite.sequences or len(self.a.passages) or 64)
-        items = items[:64]
+        items = chosen(self.a.items, self.work.suite.questions, self.work.limit)[:SEQUENCES]
         first = await self.ask(self.client, items, "answers.jsonl", GREEDY)
         second = await self.ask(again, items, "answers-again.jsonl", GREEDY)
         partings = [
@@ -184,18 +186,17 @@ class _Run:
     async def ask_all(self) -> Tier:
         items = chosen(self.a.items, self.work.suite.questions, self.work.limit)
         early = self.work.early or overall(self.judged()) is Verdict.DIFFERENT
-        plan = tiers.stages(len(items), self.work.sampling.repeats, early)
+        most = held(self.a) if type(self.baseline) is Recorded else LOOKS[-1]
+        plan = tiers.stages(len(items), self.work.sampling.repeats, early, most)
         if self.work.all_tiers:
-            plan = plan[-1:]
+            plan = tiers.stages(len(items), plan[-1].repeats, early=False)
         for stage in plan:
             why = await self.look(items, stage)
             if why and not stage.look.last:
-                return self.cut(plan, stage, why)
-        return Tier(tiers.ANSWERS, True, _asked(plan[-1]))
-
-    def cut(self, plan: Sequence[Stage], stage: Stage, why: str) -> Tier:
-        self.work.report(Event("answer", f"{why} after {_asked(stage)}: asking no more"))
-        return Tier(tiers.ANSWERS, True, f"{_asked(stage)} of {_asked(plan[-1])}: {why}")
+                self.work.report(Event("answer", f"{why}: asking no more"))
+                return Tier(tiers.ANSWERS, True, f"{_asked(stage, plan[-1])}: {why}")
+        why = f": {self.work.note}" if self.work.note else ""
+        return Tier(tiers.ANSWERS, True, _asked(stage, plan[-1]) + why)
 
     async def look(self, items: Sequence[Item], stage: Stage) -> str:
         """Ask what `stage` wants beyond what is known, test it all, and say why that decides."""
@@ -204,14 +205,14 @@ class _Run:
             left = [item for item in part if self.repeats_of(item) == known < stage.repeats]
             if left:
                 sampling = replace(self.work.sampling, first=known, repeats=stage.repeats)
-                for answer in await self.ask(self.client, left, "answers.jsonl", sampling):
+                for answer in await self.baseline.beside(left, sampling, self.ask_candidate):
                     self.answers.setdefault(answer.item, []).append(answer)
         keys = {item.key for item in part}
         self.answered = paired(
             self.a,
             about_endpoint(self.b, self.capabilities, self.work),
             self.findings,
-            [answer for answer in self.a.answers if answer.item in keys],
+            [answer for answer in self.baseline.answers if answer.item in keys],
             [answer for answers in self.answers.values() for answer in answers],
             self.mode,
             self.figures,
@@ -225,24 +226,39 @@ class _Run:
     def repeats_of(self, item: Item) -> int:
         return len(self.answers.get(item.key, ()))
 
+    async def ask_candidate(
+        self, items: Sequence[Item], sampling: Sampling, report: Report | None
+    ) -> list[Answer]:
+        return await self.ask(self.client, items, "answers.jsonl", sampling, report)
+
     async def ask(
-        self, client: Client, items: Sequence[Item], log: str, sampling: Sampling
+        self,
+        client: Client,
+        items: Sequence[Item],
+        log: str,
+        sampling: Sampling,
+        report: Report | None = None,
     ) -> list[Answer]:
         return await ask(
             client,
             self.capabilities,
             items,
             log=self.work.log(log),
-            report=self.work.report,
+            report=report or self.work.report,
             stage="answer",
             token_ids=self.capabilities.return_token_ids,
             sampling=sampling,
         )
 
 
-def _asked(stage: Stage) -> str:
-    times = f" asked {stage.repeats} times" if stage.repeats > 1 else ""
-    return f"{stage.questions} questions{times}"
+def _asked(stage: Stage, whole: Stage) -> str:
+    """How much of the plan was asked: `stage` of `whole`."""
+    cut = f" of {whole.questions}" if stage.questions < whole.questions else ""
+    asked = f"{stage.questions}{cut} questions"
+    if whole.repeats == 1:
+        return asked
+    cut = f" of {whole.repeats}" if stage.repeats < whole.repeats else ""
+    return f"{asked} asked {stage.repeats}{cut} times"
 
 
 def differences(

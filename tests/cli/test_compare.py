@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from flagdeploy.cli.app import app
+from flagdeploy.evals.suites import SUITES
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,6 +49,19 @@ def test_two_published_tables_and_every_kind_of_output(tmp_path: Path) -> None:
         (("compare",), "error: compare with what? Give --baseline NAME, URL or BUNDLE"),
         (("compare", "--baseline", "nope"), "error: no baseline `nope`"),
         (("compare", "--baseline", "h100", "--suite", "x"), "error: unknown suite `x`"),
+        (
+            ("compare", "mlu590", "--baseline", "h100", "--repeats", "4"),
+            "error: --repeats, --temperature and --top-p need a candidate that is asked",
+        ),
+        (
+            ("compare", "http://127.0.0.1:9", "--baseline", "h200", "--repeats", "4"),
+            "error: 4 repeats of greedy answers would be copies of one, and the baseline was "
+            "recorded greedily",
+        ),
+        (
+            ("compare", "--baseline", "h100", "--early", "--all-tiers"),
+            "error: --early and --all-tiers exclude each other",
+        ),
         (("baseline", "show", "nope"), "error: no baseline `nope`"),
         (
             ("baseline", "record", "http://127.0.0.1:9", "--concurrency", "16;4"),
@@ -96,3 +110,25 @@ def test_a_margin_in_points(tmp_path: Path, margin: str, verdict: str) -> None:
     table.write_text("task,n,base,cand\nMMLU,14042,85.34,85.00\n")
     result = flagdeploy("compare", "--from-table", table, "--margin", margin)
     assert result.stdout.startswith(f"{verdict}: ")
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flagdeploy.workflows.compare.compare", interrupted)
+    result = flagdeploy("compare", "--baseline", "h100", "--record", tmp_path)
+    assert result.exit_code == 130
+    assert result.stderr.splitlines() == [
+        f"answers so far: {tmp_path}; the same command with --record {tmp_path} goes on",
+        "interrupted",
+    ]
+
+
+def test_a_plan_says_what_each_suite_takes() -> None:
+    result = flagdeploy("compare", "--plan", "--baseline", "h200", "--workspace", ROOT)
+    lines = [line.split() for line in result.stdout.splitlines()]
+    quick, standard, full = (next(x for x in lines if x[:1] == [s]) for s in SUITES)
+    assert quick[:3] == ["quick", "1000", "1"]
+    assert standard[-1] == "yes"
+    assert full[2:5] == ["1", "to", "16"]

@@ -20,11 +20,12 @@ from aiohttp import web
 class Stub:
     """`reply` gives the text for a user's message. `faults` are used up first, one per request:
     an HTTP status, ``disconnect`` or ``hang``; `fault_headers` go with a status. A user's message
-    that contains a text of `broken` always gives 500."""
+    that contains a text of `broken` always gives 500. `unsteady` nat of noise differ each time."""
 
     reply: Callable[[str], str] = lambda prompt: prompt
     noise: float = 0.0
     wrong: float = 0.0
+    unsteady: float = 0.0
     nan: bool = False
     bos: tuple[int, ...] = (1,)
     model: str = "stub"
@@ -99,7 +100,10 @@ class Stub:
         own = random.Random(hash((self.noise, self.wrong, *ids)))
         if own.random() < self.wrong:
             logits[900] = 9.0
-        logits = {token: value + own.gauss(0, self.noise) for token, value in logits.items()}
+        if self.unsteady:
+            own = random.Random()
+        sigma = self.noise + self.unsteady
+        logits = {token: value + own.gauss(0, sigma) for token, value in logits.items()}
         total = math.log(sum(map(math.exp, logits.values())))
         ranked = sorted(logits.items(), key=lambda pair: -pair[1])
         return {

@@ -137,3 +137,39 @@ def test_a_damaged_model_fails_after_few_questions() -> None:
     ended = [run(seed, early=False, sigma=2.0, loss=0.4) for seed in range(20)]
     assert {verdict for verdict, _ in ended} == {Verdict.FAIL}
     assert sum(stage.questions for _, stage in ended) <= 20 * 200
+
+
+def sampled(seed: int, loss: float, most: int = 16) -> tuple[Verdict, Stage]:
+    """Repeats until decided: 150 questions of all difficulties, a candidate worse by `loss`."""
+    rng = random.Random(seed)
+    ease = [rng.choice((0.0, 0.5, 0.8, 0.95, 1.0, 1.0)) for _ in range(150)]
+    right = [[0, 0] for _ in ease]
+    asked = 0
+    for stage in stages(len(ease), 0, early=False, most=most):
+        for p, counts in zip(ease, right, strict=True):
+            for _ in range(stage.repeats - asked):
+                counts[0] += rng.random() < p
+                counts[1] += rng.random() < p - loss * 6 / 5 * (p > 0)
+        asked = stage.repeats
+        pairs = [
+            Pair(str(i), "t", a / asked, b / asked, repeats=asked) for i, (a, b) in enumerate(right)
+        ]
+        level = 1.0 - 2.0 * stage.look.nominal(ALPHA)
+        answered = accuracy(pairs, {"t": 5.0}, None, level)
+        findings = judged([f if f.p is None else replace(f, p=stage.look.p(f.p)) for f in answered])
+        if decided(findings, to_pass=True):
+            break
+    return overall(findings), stage
+
+
+def test_repeats_until_decided_call_the_same_model_worse_no_more_often_than_alpha() -> None:
+    ended = [sampled(seed, 0.0) for seed in range(RUNS)]
+    verdicts = [verdict for verdict, _ in ended]
+    assert verdicts.count(Verdict.FAIL) + verdicts.count(Verdict.DIFFERENT) <= ALPHA * RUNS
+    assert verdicts.count(Verdict.PASS) >= 0.9 * RUNS
+    assert sum(stage.repeats for _, stage in ended) < 0.8 * 16 * RUNS
+
+
+def test_a_model_worse_by_the_margin_passes_no_more_often_than_alpha() -> None:
+    passed = [sampled(seed, 0.05)[0] for seed in range(RUNS)].count(Verdict.PASS)
+    assert passed <= (ALPHA + 3 * (ALPHA * (1 - ALPHA) / RUNS) ** 0.5) * RUNS

@@ -251,12 +251,14 @@ def test_two_recordings_compare_without_any_endpoint(workspace: Path, tmp_path: 
     assert compare(bundle(workspace), bundle(workspace)).verdict == "PASS"
 
 
-def test_a_live_baseline_is_recorded_first(workspace: Path, tmp_path: Path) -> None:
-    with serving(model(0.2)) as one, serving(model(0.2)) as other:
+def test_a_live_baseline_is_recorded_for_a_recorded_candidate(
+    workspace: Path, tmp_path: Path
+) -> None:
+    with serving(model(0.2)) as stub:
         result = compare(
-            Endpoint(other.url, name="tiny"),
-            Endpoint(one.url),
-            workspace=workspace,
+            bundle(workspace),
+            Endpoint(stub.url),
+            benchmarks=workspace / "examples" / "tiny",
             record_dir=tmp_path,
         )
     assert result.verdict == "PASS"

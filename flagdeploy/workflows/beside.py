@@ -1,0 +1,229 @@
+"""Where the baseline's side of a comparison comes from: a bundle, or an endpoint asked beside.
+
+Two live endpoints are asked the same questions in the same order at equal concurrency, a small
+part at a time on both: what drifts with time (a cache that fills, a neighbour that takes a share
+of the machine, an engine that is restarted) then meets both sides alike.
+"""
+
+import platform
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from flagdeploy import __version__
+from flagdeploy.errors import EvalError, UsageError
+from flagdeploy.evals import parity, teacher_forcing
+from flagdeploy.evals.answers import GREEDY, MISSING, Answer, Sampling, all_of, ask
+from flagdeploy.evals.benchmarks import Benchmark, Item, load_benchmarks
+from flagdeploy.evals.bundle import Bundle
+from flagdeploy.evals.capabilities import Capabilities, probe
+from flagdeploy.evals.client import Client, Endpoint, base_url
+from flagdeploy.evals.divergence import parting
+from flagdeploy.evals.noise_floor import distance, largest
+from flagdeploy.evals.score_log import scored
+from flagdeploy.evals.suites import chosen
+from flagdeploy.evals.teacher_forcing import Passage, Position
+from flagdeploy.records.events import Event, Report, silent
+from flagdeploy.workflows import baseline as baselines
+from flagdeploy.workflows.work import OTHER_CONCURRENCY, Work
+
+SEQUENCES = baselines.SEQUENCES
+ROUND = 4  # requests in turn on every connection before the sides wait for each other
+MOST_ROUNDS = 50  # enough for drift to meet both sides alike
+
+# (questions, sampling, who hears of it; None: whoever hears of the run)
+AskCandidate = Callable[[Sequence[Item], Sampling, Report | None], Awaitable[list[Answer]]]
+
+
+class Recorded:
+    """A bundle: everything is known. What a comparison asks of a baseline, and when."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+
+    async def before_parity(self) -> None:
+        """`bundle` has its prompts from here on."""
+
+    async def before_forcing(self, candidate: AskCandidate) -> list[Answer]:
+        """`bundle` has its passages and noise floor from here on.
+
+        Gives the candidate's answers that had to be asked for that, where they count as answers.
+        """
+        return []
+
+    async def beside(
+        self, items: Sequence[Item], sampling: Sampling, candidate: AskCandidate
+    ) -> list[Answer]:
+        """The candidate's answers to `items`; `answers` then holds the baseline's."""
+        return await candidate(items, sampling, None)
+
+    @property
+    def answers(self) -> Sequence[Answer]:
+        return self.bundle.answers
+
+
+class Live(Recorded):
+    """An endpoint, asked beside the candidate. Its manifest grows as it is asked."""
+
+    def __init__(self, endpoint: Endpoint, client: Client, work: Work) -> None:
+        self.endpoint, self.client, self.work = endpoint, client, work
+        self.known: dict[str, list[Answer]] = {}
+        self.capabilities: Capabilities
+
+    async def open(self) -> None:
+        """Ask what the endpoint is and load the questions."""
+        if self.work.folder is None:
+            raise UsageError(
+                "a live baseline brings no questions",
+                hint="name the deployment, or give --benchmarks FOLDER with a benchmark.yaml",
+            )
+        benchmarks = load_benchmarks(self.work.folder)
+        self.capabilities = await probe(self.client)
+        self.bundle = Bundle(
+            name=self.endpoint.name or base_url(self.endpoint.url),
+            manifest=self._manifest(benchmarks),
+            prompts=(),
+            items=tuple(baselines.questions(benchmarks)),
+            answers=(),
+            passages=(),
+        )
+        if self.work.margin_pp is not None:
+            self.bundle = self.bundle.with_margin(self.work.margin_pp)
+
+    def _manifest(self, benchmarks: Sequence[Benchmark]) -> dict[str, Any]:
+        sampling = self.work.sampling
+        unsaid = ("prompt", "file")
+        return {
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "flagdeploy": __version__,
+            "python": platform.python_version(),
+            "endpoint": self.capabilities.to_json(),
+            "sampling": {"temperature": sampling.temperature, "top_p": sampling.top_p},
+            "prompt_logprobs": min(baselines.TOP_K, self.capabilities.prompt_logprobs),
+            "noise_floor": {},
+            "benchmarks": [
+                {key: value for key, value in asdict(row).items() if key not in unsaid}
+                for row in benchmarks
+            ],
+        }
+
+    async def before_parity(self) -> None:
+        cases = parity.cases(self.bundle.items)
+        prompts = await parity.count(self.client, self.capabilities, cases)
+        self.bundle = replace(self.bundle, prompts=tuple(prompts))
+
+    async def before_forcing(self, candidate: AskCandidate) -> list[Answer]:
+        """Greedy answers to the questions whose tokens are scored, asked twice of the baseline.
+
+        The second time at another concurrency, for its noise floor.
+        """
+        if not self.capabilities.return_token_ids:
+            return []
+        most = self.work.suite.questions
+        items = chosen(self.bundle.items, most, self.work.limit)
+        items = items[: self.work.suite.sequences or SEQUENCES]
+        first, theirs = await self._both(items, GREEDY, candidate)
+        greedy = self.work.sampling.temperature == 0
+        if greedy:
+            self.known.update({answer.item: [answer] for answer in first})
+        passages = baselines.choose(items, first, len(items))
+        concurrency = OTHER_CONCURRENCY * self.client.concurrency
+        async with Client(self.endpoint, concurrency, self.work.patience) as again:
+            second = await self._ask(again, items, GREEDY, "answers-baseline-again.jsonl")
+            floor = self._floor(first, second)
+            if passages and self.capabilities.prompt_logprobs:
+                scores = await self._score(self.client, passages, "scores-baseline.jsonl")
+                apart = await self._score(again, passages, "scores-baseline-again.jsonl")
+                passages = [replace(p, positions=scores[p.key]) for p in passages]
+                floor = self._floor(first, second, passages, apart)
+        manifest = {**self.bundle.manifest, "noise_floor": {"runs": 2, **floor}}
+        self.bundle = replace(self.bundle, manifest=manifest, passages=tuple(passages))
+        return theirs if greedy else []
+
+    async def _score(
+        self, client: Client, passages: Sequence[Passage], log: str
+    ) -> dict[str, tuple[Position, ...]]:
+        k = int(self.bundle.manifest["prompt_logprobs"])
+
+        async def one(passage: Passage) -> dict[str, tuple[Position, ...]]:
+            return await teacher_forcing.score(client, self.capabilities, [passage], k, silent)
+
+        path = self.work.path(log)
+        scores = await scored(path, client, passages, k, one, self.work.report)
+        if len(scores) < len(passages):
+            raise EvalError(
+                f"the baseline did not score {len(passages) - len(scores)} of {len(passages)} "
+                "sequences"
+            )
+        return scores
+
+    def _floor(
+        self,
+        first: Sequence[Answer],
+        second: Sequence[Answer],
+        passages: Sequence[Passage] = (),
+        again: Mapping[str, tuple[Position, ...]] | None = None,
+    ) -> dict[str, Any]:
+        pairs = list(zip(first, second, strict=True))
+        partings = [
+            parting(a.item, a.token_ids, b.token_ids, cut=b.status == "length")
+            for a, b in pairs
+            if a.token_ids and b.token_ids
+        ]
+        apart = [
+            teacher_forcing.difference(p.key, p.positions, (again or {})[p.key]) for p in passages
+        ]
+        return largest([distance([(a.score, b.score) for a, b in pairs], apart, partings)])
+
+    async def beside(
+        self, items: Sequence[Item], sampling: Sampling, candidate: AskCandidate
+    ) -> list[Answer]:
+        ours, theirs = await self._both(items, sampling, candidate)
+        for answer in ours:
+            self.known.setdefault(answer.item, []).append(answer)
+        return theirs
+
+    @property
+    def answers(self) -> Sequence[Answer]:
+        """In the order of the questions, so that a report is the same however they were asked."""
+        return [answer for item in self.bundle.items for answer in self.known.get(item.key, ())]
+
+    async def _both(
+        self, items: Sequence[Item], sampling: Sampling, candidate: AskCandidate
+    ) -> tuple[list[Answer], list[Answer]]:
+        """Both sides' answers, in the order that each was asked."""
+        ours: list[Answer] = []
+        theirs: list[Answer] = []
+        size = max(ROUND * self.client.concurrency, len(items) // MOST_ROUNDS)
+        for start in range(0, len(items), size):
+            part = items[start : start + size]
+            asked = self._ask(self.client, part, sampling, "answers-baseline.jsonl")
+            both = await all_of([asked, candidate(part, sampling, silent)])
+            ours += both[0]
+            theirs += both[1]
+            what = f"questions to both sides, {self.client.concurrency} at once"
+            done = start + len(part)
+            self.work.report(Event("answer", what, done=done, total=len(items), unit="questions"))
+        lost = [answer for answer in ours if answer.status in MISSING]
+        if lost:
+            raise EvalError(
+                f"the baseline gave no answer to {len(lost)} of {len(ours)} questions, the first: "
+                f"{lost[0].error}",
+                hint="a baseline must be whole; the answers so far are kept in the record folder",
+            )
+        return ours, theirs
+
+    async def _ask(
+        self, client: Client, items: Sequence[Item], sampling: Sampling, log: str
+    ) -> list[Answer]:
+        return await ask(
+            client,
+            self.capabilities,
+            items,
+            log=self.work.log(log),
+            report=silent,
+            stage="baseline",
+            token_ids=self.capabilities.return_token_ids,
+            sampling=sampling,
+        )

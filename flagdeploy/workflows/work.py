@@ -1,0 +1,39 @@
+"""What a comparison was asked for, as its parts hand it on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flagdeploy.evals.answers import GREEDY, AnswerLog, Sampling
+from flagdeploy.evals.client import Patience
+from flagdeploy.evals.suites import Suite
+from flagdeploy.records.events import Report
+
+OTHER_CONCURRENCY = 4  # times as many requests at once when a side is measured again
+
+
+@dataclass(frozen=True)
+class Work:
+    """What was asked for. `about`: what is known of a live candidate beside what probing finds;
+    `early`: look before everything is asked; `all_tiers`: end nowhere early."""
+
+    suite: Suite
+    folder: Path | None
+    concurrency: int
+    limit: int | None
+    record_dir: Path | None
+    patience: Patience | None
+    report: Report
+    about: Mapping[str, Any]
+    margin_pp: float | None
+    early: bool = False
+    all_tiers: bool = False
+    sampling: Sampling = GREEDY
+    note: str = ""  # why questions are not asked as the suite would
+
+    def log(self, name: str) -> AnswerLog:
+        return AnswerLog(self.path(name))
+
+    def path(self, name: str) -> Path | None:
+        return self.record_dir / name if self.record_dir else None
