@@ -5,7 +5,6 @@ follows from the pair: items paired by content where both sides have answers, to
 token by token only where a live candidate scores a bundle's sequences (`tiers`).
 """
 
-import json
 import os
 import time
 from dataclasses import replace
@@ -109,10 +108,8 @@ def new_record_dir(workspace: str | None = None) -> Path:
 
 
 def _keep(result: CompareResult, folder: Path) -> None:
-    data = result.to_json()
-    text = json.dumps(data, indent=2, ensure_ascii=False, default=str)
-    (folder / "result.json").write_text(text + "\n", "utf-8")
-    (folder / "report.md").write_text(reports.markdown(data), "utf-8")
+    names = (reports.RESULT_FILE, "report.md", "report.html")
+    reports.write_reports(result.to_json(), [folder / name for name in names])
 
 
 def _recorded(endpoint: Endpoint, work: Work) -> Bundle:
