@@ -23,7 +23,7 @@ from flagdeploy.evals.tables import Table, normalized, pair_tables, read_pairs
 from flagdeploy.records import report as reports
 from flagdeploy.records.events import Report, silent
 from flagdeploy.workflows import baseline as baselines
-from flagdeploy.workflows.sides import Side, baseline_side, candidate_side, check_baseline, deployed
+from flagdeploy.workflows.sides import Side, baseline_side, candidate_side, check_baseline, lock
 from flagdeploy.workflows.tiers import Work, about_endpoint, against_bundle
 
 
@@ -72,7 +72,6 @@ def compare(
         a = baseline_side(baseline, b, root)
         name = b.name if isinstance(b, Endpoint) else ""
         folder = benchmarks or (root / "examples" / name if name else None)
-        about = {"deployment": deployed(b, root)} if name and isinstance(b, Endpoint) else {}
         work = Work(
             suite=asked,
             folder=folder,
@@ -81,7 +80,7 @@ def compare(
             record_dir=record_dir,
             patience=patience,
             report=report,
-            about=about,
+            about=lock(b, root) if isinstance(b, Endpoint) else {},
             margin_pp=margin_pp,
             early=early,
             all_tiers=all_tiers,

@@ -17,6 +17,7 @@ from flagdeploy.records.report.methods import used
 from flagdeploy.records.report.tiers import tiers
 from flagdeploy.records.report.wording import Result, Test
 
+NAMES = ("name", "title", "source", "created")  # of a side: they differ, and that says nothing
 MINUS = "\u2212"
 
 
@@ -111,7 +112,10 @@ def _facts(result: Result) -> list[dict[str, Any]]:
             "key": key,
             "baseline": mine.get(key, ""),
             "candidate": theirs.get(key, ""),
-            "differs": key in mine and key in theirs and mine[key] != theirs[key],
+            "differs": key not in NAMES
+            and key in mine
+            and key in theirs
+            and mine[key] != theirs[key],
         }
         for key in keys
     ]

@@ -7,16 +7,25 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-# Formatting characters that reorder or hide the text around them (Unicode 15, Bidi_Control and
-# zero width); the joiners U+200C and U+200D are left alone, because scripts and emoji need them.
-_HIDDEN = (0xAD, 0x61C, 0x180E, 0x200B, 0x200E, 0x200F, 0x2028, 0x2029, 0xFEFF)
-_RANGES = ((0x80, 0x9F), (0x202A, 0x202E), (0x2060, 0x206F))
+# Characters that move the cursor, or reorder or hide the text around them (Unicode 15, Cc and
+# Bidi_Control and zero width), as (first, last). Line breaks and tabs are left, and the joiners
+# U+200C and U+200D, because scripts and emoji need them.
+_HIDDEN = (
+    (0x00, 0x08),
+    (0x0B, 0x1F),
+    (0x7F, 0x9F),
+    (0xAD, 0xAD),
+    (0x61C, 0x61C),
+    (0x180E, 0x180E),
+    (0x200B, 0x200B),
+    (0x200E, 0x200F),
+    (0x2028, 0x202E),
+    (0x2060, 0x206F),
+    (0xFEFF, 0xFEFF),
+)
 _UNWRITABLE = (*range(0xD800, 0xE000), 0xFFFE, 0xFFFF)  # in neither UTF-8 nor XML 1.0
 _TABLE: dict[int, str] = {
-    **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"},
-    0x7F: "\u2421",
-    **{code: f"⟨U+{code:04X}⟩" for code in _HIDDEN},
-    **{code: f"⟨U+{code:04X}⟩" for low, high in _RANGES for code in range(low, high + 1)},
+    **{code: f"⟨U+{code:04X}⟩" for low, high in _HIDDEN for code in range(low, high + 1)},
     **dict.fromkeys(_UNWRITABLE, "\ufffd"),
 }
 

@@ -34,8 +34,8 @@ def report(result: Result) -> str:
         "\n".join(f"- **{plain(t['name'])}**: {plain(explained(t))}" for t in result["tests"]),
         "## Tiers",
         table(
-            ("tier", "catches", "run"),
-            [(run.tier.name, run.tier.catches, run.why or "yes") for run in tiers(result)],
+            ("tier", "ran", "why", "would show"),
+            [(t.name, "yes" if t.ran else "no", t.why, t.shows) for t in tiers(result)],
         ),
         *_answers(result),
         *_flips(result),
@@ -116,4 +116,3 @@ def _sides(result: Result) -> Iterator[str]:
     for side in ("baseline", "candidate"):
         yield f"## {side.capitalize()}"
         yield "\n".join(f"    {key}: {value}" for key, value in leaves(result[side]))
-

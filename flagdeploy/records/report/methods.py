@@ -96,12 +96,22 @@ METHODS = (
 )
 
 
+LOOKS = Method(
+    (),
+    "A run that looks before all answers are in spends its alpha over the looks, so that looking "
+    "raises no more alarms.",
+    "K. K. G. Lan and D. L. DeMets, Biometrika 70, 659 (1983)",
+)
+
+
 def used(result: Result) -> Iterator[Method]:
     """The methods of METHODS that this result rests on."""
     said = " ".join(_said(test) for test in result["tests"])
     for method in METHODS:
         if not method.words or any(word in said for word in method.words):
             yield method
+    if result.get("looks"):
+        yield LOOKS
 
 
 def _said(test: Test) -> str:

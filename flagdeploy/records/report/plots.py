@@ -193,7 +193,9 @@ def scatter(figure: Mapping[str, Any]) -> Scatter:
     axis = Axis(-math.sqrt(-lowest), 0.0)
     ticks: list[float] = []
     for value in SCATTER_TICKS:
-        if value >= lowest and all(abs(axis.at(_root(value)) - axis.at(_root(t))) > 9 for t in ticks):
+        if value >= lowest and all(
+            abs(axis.at(_root(value)) - axis.at(_root(t))) > 9 for t in ticks
+        ):
             ticks.append(value)
     return Scatter(
         tuple((axis.at(_root(a)), axis.up(_root(b))) for a, b in points),

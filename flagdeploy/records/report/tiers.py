@@ -1,63 +1,45 @@
-"""Which kinds of test a comparison ran, and why it ran no others."""
+"""Which tiers of a comparison ran, what each would have shown, and why the others did not run."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from flagdeploy.records.report.wording import Result
 
+SHOWS = {
+    "parity": "another chat template, tokenizer or system prompt",
+    "teacher forcing": "other weights, numbers or kernels, token by token",
+    "own floor": "a candidate that does not repeat itself",
+    "answers": "answers that became worse, longer or cut, or part from a greedy baseline's",
+    "published totals": "scores that differ by more than their sampling error",
+}
+# The beginnings of the names of each tier's tests, for results that do not say what ran.
+_TESTS = {
+    "parity": "parity",
+    "teacher forcing": "teacher-forced",
+    "own floor": "candidate against itself",
+    "answers": "accuracy",
+}
+
 
 class Tier(NamedTuple):
-    """A kind of test: the beginnings of its tests' names, and what it catches."""
+    """`why`: what it took, or why it did not run; may be empty."""
 
     name: str
-    tests: tuple[str, ...]
-    catches: str
-
-
-TIERS = (
-    Tier("Parity of prompts", ("parity",), "another chat template, tokenizer or system prompt"),
-    Tier(
-        "Teacher forcing",
-        ("teacher-forced", "finite log-probabilities", "top-5", "lumped"),
-        "other weights, numbers or kernels, token by token",
-    ),
-    Tier("Greedy divergence", ("greedy",), "replies that part where the baseline was sure"),
-    Tier("Paired accuracy", ("accuracy", "answer flips"), "answers that became worse"),
-    Tier("Output length", ("output length", "truncated"), "lost stop tokens, cut replies"),
-    Tier("Published totals", (), "scores that differ by more than their sampling error"),
-)
-
-
-class Run(NamedTuple):
-    """A tier in one result; `why` it was not run where `tests` is empty."""
-
-    tier: Tier
-    tests: list[str]
+    shows: str
+    ran: bool
     why: str
 
 
-def tiers(result: Result) -> list[Run]:
-    names = [str(test["name"]) for test in result["tests"]]
-    return [_run(tier, names, result) for tier in TIERS if _known(tier, result)]
+def tiers(result: Result) -> list[Tier]:
+    rows = result.get("tiers") or list(_derived(result))
+    return [Tier(row["name"], SHOWS.get(row["name"], ""), row["ran"], row["why"]) for row in rows]
 
 
-def _known(tier: Tier, result: Result) -> bool:
-    return bool(tier.tests) or result["mode"] == "published totals"
-
-
-def _run(tier: Tier, names: list[str], result: Result) -> Run:
+def _derived(result: Result) -> Iterator[dict[str, object]]:
     published = result["mode"] == "published totals"
-    if not tier.tests:
-        return Run(tier, names, "")
-    found = [] if published else [name for name in names if name.startswith(tier.tests)]
-    return Run(tier, found, "" if found else _why(tier, result))
-
-
-def _why(tier: Tier, result: Result) -> str:
-    if result["mode"] == "published totals":
-        return "published totals hold no single answers"
-    if result["mode"] == "stopped at parity":
-        return "the comparison stopped at parity"
-    return {
-        "Teacher forcing": "a side gives no log-probabilities of given tokens",
-        "Greedy divergence": "a side gives no token ids, or does not answer greedily",
-    }.get(tier.name, "was not asked for")
+    names = [] if published else [str(test["name"]) for test in result["tests"]]
+    why = "published totals hold no single answers" if published else ""
+    for tier, beginning in _TESTS.items():
+        yield {"name": tier, "ran": any(n.startswith(beginning) for n in names), "why": why}
+    if published:
+        yield {"name": "published totals", "ran": True, "why": ""}

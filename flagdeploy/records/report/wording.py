@@ -42,11 +42,23 @@ def about(result: Result) -> str:
     """How the comparison was made and how to read a verdict."""
     share = result["identical"]
     same = f" {share:.1%} of all replies are identical word for word." if share is not None else ""
+    looks = "".join(f" {part}" for part in looked(result))
     return (
         f"Mode: {mode(result)}; suite {result['suite']}; started {result['started']}, took "
-        f"{result['seconds']:.0f} s.{same} A test passes when its interval lies within the "
+        f"{result['seconds']:.0f} s.{same}{looks} A test passes when its interval lies within the "
         f"margin, fails when it lies beyond, and is open otherwise; tests marked * are required."
     )
+
+
+def looked(result: Result) -> Iterator[str]:
+    """How often a run looked at its answers before all were in, and what that cost."""
+    if looks := result.get("looks"):
+        number, shares = looks["number"], looks["information"]
+        yield (
+            f"Ended at look {number} of {len(shares)}, with {shares[number - 1]:.0%} of the "
+            f"answers planned; {looks['spent']:.3g} of alpha {looks['alpha']:.3g} was spent "
+            f"({looks['spending']} spending)."
+        )
 
 
 def statement(result: Result) -> str:
@@ -98,7 +110,8 @@ def explained(test: Test) -> str:
     """A test's sentence with its method; how sure an alarm is; what would decide an open one."""
     parts = [f"{test['sentence']}.", *method(test), *noise(test)]
     if test["verdict"] in ("FAIL", "DIFFERENT") and test["p"] is not None:
-        parts.append(f"Beyond what is allowed: p = {test['p']:.2g}, adjusted for all tests (Holm).")
+        p = f"= {test['p']:.2g}" if test["p"] > 1e-15 else "< 1e-15"
+        parts.append(f"Beyond what is allowed: p {p}, adjusted for all tests (Holm).")
     return " ".join([*parts, *decided_by(test)])
 
 
