@@ -27,7 +27,7 @@ def report(result: Result) -> str:
     others = [test for test in tests if not wording.is_accuracy(result, test)]
     figures = result.get("figures") or {}
     rows = _facts(result)
-    return _page().render(
+    page = _page().render(
         result=result,
         reasons=wording.reasons(result),
         accuracy=plots.accuracy_forest(accuracy),
@@ -42,6 +42,7 @@ def report(result: Result) -> str:
         facts=rows,
         methods=list(used(result)),
     )
+    return page.strip()
 
 
 @cache

@@ -191,12 +191,8 @@ def scatter(figure: Mapping[str, Any]) -> Scatter:
     points = figure["points"]
     lowest = min([SHORTEST_SCALE, *(value for point in points for value in point)])
     axis = Axis(-math.sqrt(-lowest), 0.0)
-    ticks: list[float] = []
-    for value in SCATTER_TICKS:
-        if value >= lowest and all(
-            abs(axis.at(_root(value)) - axis.at(_root(t))) > 9 for t in ticks
-        ):
-            ticks.append(value)
+    ticks = [value for value in SCATTER_TICKS if value >= lowest]
+    ticks = [v for i, v in enumerate(ticks) if i == 0 or axis.at(_root(v)) < 91.0]
     return Scatter(
         tuple((axis.at(_root(a)), axis.up(_root(b))) for a, b in points),
         tuple(Tick(axis.at(_root(value)), label(value)) for value in ticks),

@@ -23,7 +23,7 @@ STATUSES = {
     "unparsed": "no answer found in the reply; counts as wrong",
     "refused": "the endpoint declined the request; counts as wrong",
     "error": "no reply at all; left out, and a PASS must also hold with it counted as wrong",
-    "timeout": "no reply in time; as `error`",
+    "timeout": "no reply in time; as an error",
 }
 ORDER = ("FAIL", "DIFFERENT", "INCONCLUSIVE", "PASS", "INFO")  # the most serious first
 
@@ -82,7 +82,8 @@ def reasons(result: Result) -> list[Test]:
     tests = [test for test in result["tests"] if test["verdict"] == verdict]
     if verdict in ("FAIL", "DIFFERENT"):
         return tests
-    return [test for test in tests if test["required"]]
+    required = [test for test in tests if test["required"]]
+    return sorted(required, key=lambda test: not test["name"].startswith("accuracy"))
 
 
 def plainly(test: Test) -> str:
@@ -91,12 +92,12 @@ def plainly(test: Test) -> str:
     if a is None or b is None or difference is None or not test["interval"]:
         return str(test["sentence"])
     low, high = (number(test["interval"][edge]) for edge in ("low", "high"))
-    more = "more" if difference > 0 else "fewer"
+    more = f"{number(abs(difference))} points {'more' if difference > 0 else 'less'}"
     allowed = f"; {number(test['margin'])} may be lost" if test["margin"] else ""
     return (
         f"{b:.2f}% of {test['n']} questions right, {a:.2f}% at the baseline: "
-        f"{number(abs(difference))} points {more}, between {low} and {high} with "
-        f"{test['level']:.0%} confidence{allowed}"
+        f"{more if abs(difference) >= 0.005 else 'no difference'}, with {test['level']:.0%} "
+        f"confidence between {low} and {high} points{allowed}"
     )
 
 
@@ -185,7 +186,7 @@ def benchmark(test: Test) -> str:
 
 
 def is_accuracy(result: Result, test: Test) -> bool:
-    return result["mode"] == "published totals" or test["name"].startswith("accuracy")
+    return result["mode"] == "published totals" or str(test["name"]).startswith("accuracy")
 
 
 def is_signed(test: Test) -> bool:
