@@ -31,7 +31,7 @@ METHODS = (
     Method(
         ("accuracy", "z test"),
         "Where no margin is given, at least 99% of the baseline's score is to be kept.",
-        "the accuracy rule of MLPerf Inference, made a test",
+        "MLPerf Inference's accuracy rule, made a test",
     ),
     Method(
         ("Tango",),

@@ -22,6 +22,7 @@ STATUSES = {
     "length": "cut by the token limit; counts as wrong",
     "unparsed": "no answer found in the reply; counts as wrong",
     "refused": "the endpoint declined the request; counts as wrong",
+    "ungraded": "no grade was given; left out, as an error",
     "error": "no reply at all; left out, and a PASS must also hold with it counted as wrong",
     "timeout": "no reply in time; as an error",
 }
@@ -198,7 +199,12 @@ def is_signed(test: Test) -> bool:
 
 
 def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every fact of a side by its dotted key, rows of a list by their place."""
+    """Every fact of a side by its dotted key, rows of a list by their place.
+
+    All but the noise floor of each single sequence, which is data and no fact of the side.
+    """
+    if prefix == "noise_floor.sequences":
+        return
     items: Any = ()
     if isinstance(value, Mapping):
         items = value.items()
@@ -207,7 +213,7 @@ def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     if items:
         for key, inner in items:
             yield from leaves(inner, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(value, list):
+    elif value and isinstance(value, list):
         yield prefix, ", ".join(map(str, value))
-    elif value not in (None, "", {}):
+    elif value not in (None, "", {}, []):
         yield prefix, str(value).replace("\n", " ")
