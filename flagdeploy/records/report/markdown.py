@@ -20,7 +20,16 @@ from flagdeploy.records.report.wording import (
     with_unit,
 )
 
-HEAD = ("test", "verdict", "estimate", "interval", "margin", "n", "baseline's own", "p")
+HEAD = (
+    "test",
+    "verdict",
+    "estimate",
+    "interval",
+    "margin",
+    "n",
+    "baseline's own",
+    "p, beyond the margin",
+)
 
 
 def report(result: Result) -> str:

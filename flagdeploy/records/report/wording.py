@@ -46,8 +46,20 @@ def about(result: Result) -> str:
     looks = "".join(f" {part}" for part in looked(result))
     return (
         f"Mode: {mode(result)}; suite {result['suite']}; started {result['started']}, took "
-        f"{result['seconds']:.0f} s.{same}{looks} A test passes when its interval lies within the "
-        f"margin, fails when it lies beyond, and is open otherwise; tests marked * are required."
+        f"{result['seconds']:.0f} s.{same}{looks} {rule(result)} Tests marked * are required."
+    )
+
+
+def rule(result: Result) -> str:
+    """When a test passes."""
+    if result["mode"] == "published totals":
+        return (
+            "A test passes when a one-sided z test at 5% shows that no more is lost than the "
+            "margin; intervals have two sides, so they say a little less."
+        )
+    return (
+        "A test passes when its interval lies within the margin, fails when it lies beyond, and "
+        "is open otherwise."
     )
 
 
@@ -65,11 +77,12 @@ def looked(result: Result) -> Iterator[str]:
 def statement(result: Result) -> str:
     """The verdict in a sentence that can be signed."""
     candidate, baseline = result["candidate"]["name"], result["baseline"]["name"]
+    harmed = [test for test in reasons(result) if is_accuracy(result, test)]
+    worse = ": it answers worse than is allowed" if harmed else ""
     return {
         "PASS": f"{candidate} is the same model as {baseline}, within margins that were set before "
         "anything was asked.",
-        "FAIL": f"{candidate} is not the same model as {baseline}: harm beyond what is allowed was "
-        "shown.",
+        "FAIL": f"{candidate} is not the same model as {baseline}{worse}.",
         "DIFFERENT": f"{candidate} is another model than {baseline}. That it answers worse than "
         "allowed was not shown.",
         "INCONCLUSIVE": f"Whether {candidate} is the same model as {baseline} was not decided: too "

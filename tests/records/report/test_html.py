@@ -65,7 +65,9 @@ def test_nothing_is_fetched_and_nothing_is_run(page: Page) -> None:
 
 def test_the_verdict_comes_first(page: Page) -> None:
     words = page.text.split("flagdeploy compare", 1)[1]
-    assert re.search(r"FAIL\s+tiny_deepseek_r1 is not the same model as h200: harm", words)
+    assert re.search(
+        r"FAIL\s+tiny_deepseek_r1 is not the same model as h200: it answers worse than is", words
+    )
     assert "64.80% of 1000 questions right, 86.70% at the baseline: 21.90 points less" in words
 
 
@@ -105,6 +107,36 @@ def test_verdicts_differ_by_shape_and_word_not_by_colour_alone() -> None:
         assert word.endswith(verdict)
         shapes[verdict] = word.removesuffix(verdict)
     assert len(set(shapes.values())) == 4
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of #rrggbb (WCAG 2.2)."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+
+def contrast(a: str, b: str) -> float:
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_every_letter_stands_out_in_the_light_in_the_dark_and_on_paper() -> None:
+    style = render(RESULT, "html").partition("<style>")[2].partition("</style>")[0]
+    palettes = [dict(re.findall(r"--([\w-]+): (#\w{6});", part)) for part in style.split(":root")]
+    shown = [palette for palette in palettes if palette]
+    assert len(shown) == 3
+    for palette in shown:
+        for tone in ("ink", "soft", "pass", "fail", "different", "inconclusive", "info", "mine"):
+            for ground in ("paper", "wash"):
+                assert contrast(palette[tone], palette[ground]) >= 4.5, (tone, ground)
+        assert contrast(palette["mark-ink"], palette["mark"]) >= 4.5
+
+
+def test_a_fail_without_worse_answers_claims_none() -> None:
+    result = real()
+    result["tests"] = [{**result["tests"][0], "verdict": "FAIL"}]
+    assert "tiny_deepseek_r1 is not the same model as h200.</h1>" in render(result, "html")
 
 
 HOSTILE = (
