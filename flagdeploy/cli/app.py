@@ -18,6 +18,7 @@ from flagdeploy.cli import (
     hosts,
     logs,
     pull,
+    report,
     serve,
     status,
     stop,
@@ -103,6 +104,7 @@ for command in (
     logs.logs,
     stop.stop,
     compare.compare,
+    report.report,
 ):
     app.command()(command)
 app.add_typer(baseline.app, name="baseline")

@@ -48,9 +48,8 @@ def compare(
         Path | None,
         typer.Option("--json", metavar="FILE", help="Write the result as JSON; `-`: stdout."),
     ] = None,
-    report_file: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE", help="Write the report as Markdown.")
-    ] = None,
+    report_files: options.ReportFiles = None,
+    form: options.Form = "text",
     limit: Annotated[
         int | None, typer.Option(min=1, help="Ask at most this many questions of each benchmark.")
     ] = None,
@@ -123,21 +122,20 @@ def compare(
       flagdeploy compare mlu590 --baseline h100             two published tables
       flagdeploy compare --from-table scores.csv            task,n,base,cand
       flagdeploy compare --baseline h100 --suite standard   every question, and its own noise
+      flagdeploy compare --baseline h100 --report r.html    a page to sign; .md .xml .json too
       flagdeploy compare --plan --baseline h100 --margin 1  questions, repeats, tokens, time
     """
     if plan:
         _plan(baseline, workspace, margin, power, speed, concurrency, str(json_file) == "-")
         return
-    import json
-
     from flagdeploy.records import report as reports
     from flagdeploy.workflows.compare import compare as workflow
     from flagdeploy.workflows.compare import new_record_dir
 
-    out.quiet, out.json = quiet, str(json_file) == "-"
-    for option, file in (("--json", json_file), ("--report", report_file)):
-        if file and (file.is_dir() or not file.parent.is_dir()):
-            raise UsageError(f"{option} {file}: no file can be written there")
+    out.quiet, out.json = quiet, str(json_file) == "-" or form == "json"
+    options.check_report(form, report_files)
+    if json_file and not out.json and (json_file.is_dir() or not json_file.parent.is_dir()):
+        raise UsageError(f"--json {json_file}: no file can be written there")
     if record and record.exists() and not record.is_dir():
         raise UsageError(f"--record {record}: is no folder")
     record = record or new_record_dir(workspace)
@@ -161,11 +159,10 @@ def compare(
             report=report,
         )
     data = result.to_json()
-    if json_file and not out.json:
-        json_file.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    if report_file:
-        report_file.write_text(reports.markdown(data), "utf-8")
-    out.result(reports.text(data), data)
+    if json_file and str(json_file) != "-":
+        json_file.write_text(reports.render(data, "json") + "\n", "utf-8")
+    reports.write_reports(data, report_files or [])
+    out.result(reports.render(data, form), data)
     if record.is_dir():
         out.note(f"answers and report: {record}")
     raise typer.Exit(result.exit_code)

@@ -1,10 +1,12 @@
 """Options that several commands share, with one wording each."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from flagdeploy.cli import complete
+from flagdeploy.errors import UsageError
 
 Name = Annotated[
     str | None,
@@ -51,6 +53,22 @@ Workers = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the plan and touch nothing, connect nowhere.")
 ]
+ReportFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--report",
+        metavar="FILE",
+        help="Write the report to a file: .html .md .xml (JUnit) .json .txt. May be repeated.",
+    ),
+]
+Form = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        metavar="F",
+        help="On stdout: text, markdown, html, junit, json, or card (the table of a model card).",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")]
 
@@ -60,6 +78,17 @@ def split_overrides(arguments: list[str] | None) -> tuple[str | None, list[str]]
     arguments = list(arguments or [])
     variant = arguments.pop(0) if arguments and "=" not in arguments[0] else None
     return variant, arguments
+
+
+def check_report(form: str, files: list[Path] | None) -> None:
+    """What could only fail after hours of asking fails before: raise UsageError."""
+    from flagdeploy.records.report import check_form, form_of
+
+    check_form(form)
+    for file in files or []:
+        form_of(file)
+        if file.is_dir() or not file.parent.is_dir():
+            raise UsageError(f"--report {file}: no file can be written there")
 
 
 def checkpoint_of(name: str | None, workspace: str | None) -> str:

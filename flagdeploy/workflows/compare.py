@@ -5,7 +5,6 @@ follows from the pair: items paired by content where both sides have answers, to
 token by token only where a live candidate scores a bundle's sequences (`tiers`).
 """
 
-import json
 import os
 import time
 from dataclasses import replace
@@ -25,7 +24,7 @@ from flagdeploy.evals.tables import Table, normalized, pair_tables, read_pairs
 from flagdeploy.records import report as reports
 from flagdeploy.records.events import Report, silent
 from flagdeploy.workflows import baseline as baselines
-from flagdeploy.workflows.sides import Side, baseline_side, candidate_side, check_baseline, deployed
+from flagdeploy.workflows.sides import Side, baseline_side, candidate_side, check_baseline, lock
 from flagdeploy.workflows.tiers import about_endpoint, against_bundle, against_endpoint
 from flagdeploy.workflows.work import Work
 
@@ -81,7 +80,6 @@ def compare(
         a = baseline_side(baseline, b, root)
         name = b.name if isinstance(b, Endpoint) else ""
         folder = benchmarks or (root / "examples" / name if name else None)
-        about = {"deployment": deployed(b, root)} if name and isinstance(b, Endpoint) else {}
         work = Work(
             suite=asked,
             folder=folder,
@@ -90,7 +88,7 @@ def compare(
             record_dir=record_dir,
             patience=patience,
             report=report,
-            about=about,
+            about=lock(b, root) if isinstance(b, Endpoint) else {},
             margin_pp=margin_pp,
             early=early,
             all_tiers=all_tiers,
@@ -124,10 +122,8 @@ def new_record_dir(workspace: str | None = None) -> Path:
 
 
 def _keep(result: CompareResult, folder: Path) -> None:
-    data = result.to_json()
-    text = json.dumps(data, indent=2, ensure_ascii=False, default=str)
-    (folder / "result.json").write_text(text + "\n", "utf-8")
-    (folder / "report.md").write_text(reports.markdown(data), "utf-8")
+    names = (reports.RESULT_FILE, "report.md", "report.html")
+    reports.write_reports(result.to_json(), [folder / name for name in names])
 
 
 def _recorded(endpoint: Endpoint, work: Work) -> Bundle:

@@ -9,7 +9,7 @@ import yaml
 from flagdeploy.config import workspace as workspaces
 from flagdeploy.config.secret import Secret
 from flagdeploy.errors import UsageError
-from flagdeploy.evals.bundle import SUFFIX, Bundle, read_bundle
+from flagdeploy.evals.bundle import SUFFIX, Bundle, fingerprint, read_bundle
 from flagdeploy.evals.client import Endpoint
 from flagdeploy.evals.tables import Table, read_table
 from flagdeploy.records.run import latest
@@ -99,6 +99,20 @@ def endpoint_of(source: str | None, root: Path) -> Endpoint:
 
     running = resolve.running_endpoint(source, root)
     return Endpoint(running.url, running.model, running.api_key, running.name)
+
+
+def lock(endpoint: Endpoint, root: Path) -> dict[str, Any]:
+    """What is known of a named deployment beside what probing finds, as a bundle states it too:
+    its resolved configuration and, where it is served from a folder of this machine, the hashes
+    of its checkpoint.
+    """
+    if not endpoint.name:
+        return {}
+    config = deployed(endpoint, root)
+    here = config is not None and config.get("launcher") == "local"
+    folder = root / config["model"]["checkpoint"] if config and here else None
+    known = fingerprint(folder) if folder and folder.is_dir() else None
+    return {"deployment": config, "checkpoint": known}
 
 
 def deployed(endpoint: Endpoint, root: Path) -> dict[str, Any] | None:

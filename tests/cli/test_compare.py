@@ -43,6 +43,40 @@ def test_two_published_tables_and_every_kind_of_output(tmp_path: Path) -> None:
     assert json.loads(on_stdout.stdout)["tests"] == data["tests"]
 
 
+def test_several_reports_and_a_form_for_stdout(tmp_path: Path) -> None:
+    sides = ("compare", "mlu590", "--baseline", "h100", "--workspace", ROOT)
+    files = [tmp_path / f"r.{suffix}" for suffix in ("html", "xml", "md")]
+    reports = [argument for file in files for argument in ("--report", file)]
+    result = flagdeploy(*sides, *reports, "--format", "card")
+    assert result.exit_code == 3
+    assert result.stdout.startswith(
+        "# Evaluation Results\n\n| Metrics | DeepSeek-R1 on NVIDIA H100"
+    )
+    begins = ["<!doctype html>", "<?xml", "# INCONCLUSIVE"]
+    assert [f.read_text().startswith(b) for f, b in zip(files, begins, strict=True)] == [True] * 3
+
+
+def test_a_stored_result_is_printed_again(tmp_path: Path) -> None:
+    stored, page = tmp_path / "result.json", tmp_path / "r.html"
+    sides = ("compare", "mlu590", "--baseline", "h100", "--workspace", ROOT)
+    first = flagdeploy(*sides, "--report", stored)
+    again = flagdeploy("report", tmp_path, "--report", page)
+    assert (again.exit_code, again.stdout) == (0, first.stdout)
+    assert page.read_text().startswith("<!doctype html>")
+    as_json = flagdeploy("report", stored, "--json")
+    assert json.loads(as_json.stdout) == json.loads(stored.read_text())
+
+
+def test_a_report_that_could_not_be_written_is_refused_before_anything_is_asked() -> None:
+    for file, message in {
+        "r.pdf": "error: --report r.pdf: the suffix says the form",
+        "nowhere/r.md": "error: --report nowhere/r.md: no file can be written there",
+    }.items():
+        result = flagdeploy("compare", "http://127.0.0.1:9", "--baseline", "h100", "--report", file)
+        assert result.exit_code == 2
+        assert result.stderr.splitlines()[0] == message
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -61,6 +95,10 @@ def test_two_published_tables_and_every_kind_of_output(tmp_path: Path) -> None:
         (
             ("compare", "--baseline", "h100", "--early", "--all-tiers"),
             "error: --early and --all-tiers exclude each other",
+        ),
+        (
+            ("compare", "mlu590", "--baseline", "h100", "--format", "pdf"),
+            "error: unknown format `pdf`",
         ),
         (("baseline", "show", "nope"), "error: no baseline `nope`"),
         (

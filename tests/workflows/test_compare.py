@@ -232,6 +232,9 @@ def test_a_record_folder_keeps_answers_result_and_report(workspace: Path, tmp_pa
     asked = len(stub.seen)
     assert json.loads((tmp_path / "result.json").read_text()) == result.to_json()
     assert (tmp_path / "report.md").read_text().startswith("# PASS: tiny against gpu")
+    page = (tmp_path / "report.html").read_text()
+    assert "tiny is the same model as gpu" in page
+    assert "Greedy replies still equal" in page
     assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 3 * N
     with serving(stub):  # another port: the answers of another endpoint do not count
         compare(Endpoint(stub.url, name="tiny"), "gpu", workspace=workspace, record_dir=tmp_path)
