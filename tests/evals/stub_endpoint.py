@@ -171,6 +171,14 @@ class Stub:
         }
 
 
+async def _ended(runner: web.AppRunner) -> None:
+    await runner.cleanup()
+    hanging = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in hanging:
+        task.cancel()
+    await asyncio.gather(*hanging, return_exceptions=True)
+
+
 @contextmanager
 def serving(stub: Stub) -> Iterator[Stub]:
     """Serve `stub` from a thread on a free port of 127.0.0.1; its `url` says where."""
@@ -191,7 +199,7 @@ def serving(stub: Stub) -> Iterator[Stub]:
     try:
         yield stub
     finally:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
+        asyncio.run_coroutine_threadsafe(_ended(runner), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
