@@ -57,7 +57,7 @@ class Sampling:
 GREEDY = Sampling()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Answer:
     """One request as it ended, graded.
 
@@ -280,8 +280,7 @@ def write_answers(path: Path, answers: Iterable[Answer]) -> None:
     So a run that was interrupted ends with the same bytes as one that was not.
     """
     rows = ({k: v for k, v in asdict(answer).items() if k not in BY_CHANCE} for answer in answers)
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_private(path, "".join(lines).encode(errors="replace"))
+    write_private(path, (json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
 
 
 def account(answers: Iterable[Answer]) -> dict[str, int]:

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Generic, Self, TypeVar
 
 T = TypeVar("T")
@@ -36,8 +37,9 @@ class InThreads(Generic[T]):
 
     def __init__(self, at_once: int) -> None:
         self._pool = ThreadPoolExecutor(at_once)
-        self._futures: dict[int, Future[T]] = {}
-        self._failed: list[Future[T]] = []
+        self._under_way: set[asyncio.Future[T]] = set()
+        self._results: dict[int, T] = {}
+        self._failure: BaseException | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -46,19 +48,27 @@ class InThreads(Generic[T]):
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def hand_in(self, place: int, work: Callable[[], T]) -> None:
-        future = self._pool.submit(work)
-        future.add_done_callback(self._note)
-        self._futures[place] = future
+        future = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        self._under_way.add(future)
+        future.add_done_callback(partial(self._note, place))
 
-    def _note(self, future: Future[T]) -> None:
-        if not future.cancelled() and future.exception():
-            self._failed.append(future)
+    def _note(self, place: int, future: "asyncio.Future[T]") -> None:
+        self._under_way.discard(future)
+        if future.cancelled():
+            return
+        if failure := future.exception():
+            self._failure = self._failure or failure
+        else:
+            self._results[place] = future.result()
 
     def check(self) -> None:
         """Raise what some work raised."""
-        for future in self._failed:
-            future.result()
+        if self._failure:
+            raise self._failure
 
     async def results(self) -> list[T]:
         """By place, when all are there; raises what the work raised."""
-        return [await asyncio.wrap_future(self._futures[place]) for place in sorted(self._futures)]
+        while self._under_way and not self._failure:
+            await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
+        self.check()
+        return [self._results[place] for place in sorted(self._results)]

@@ -9,7 +9,7 @@ from flagdeploy.evals.client import Reply
 VERSION = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One request as it ended, before anything judges it: a line of an AnswerLog.
 
