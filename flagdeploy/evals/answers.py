@@ -5,28 +5,32 @@ never delays a request, and what is recorded can be graded again, by another gra
 asking again.
 """
 
-import asyncio
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
+from flagdeploy.errors import EvalError
+from flagdeploy.evals.at_once import InThreads, all_of
 from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.capabilities import Capabilities
 from flagdeploy.evals.client import Client, Reply
 from flagdeploy.evals.grading import plain
 from flagdeploy.evals.grading.grade import Grade, Status
 from flagdeploy.evals.journal import Journal
+from flagdeploy.evals.record import Record, read_row, record_of, row_of
 from flagdeploy.records.events import Event, Report
+from flagdeploy.records.files import write_private
 
-T = TypeVar("T")
 MISSING = ("error", "timeout")  # the endpoint gave no answer; anything else is its answer
 STATUSES = ("ok", "length", "unparsed", "refused", "ungraded", *MISSING)
-RECORD_VERSION = 1
+REFUSALS = (400, 413, 422, 451)  # of a question; any other 4xx is about who asks, or where
+BY_CHANCE = ("attempts", "sent", "ended")  # fields that another run of the same has otherwise
+STREAMED_FROM = 2048  # tokens; a shorter reply ends before proxies take silence for death
 
 
 @dataclass(frozen=True)
@@ -53,42 +57,7 @@ class Sampling:
 GREEDY = Sampling()
 
 
-@dataclass(frozen=True)
-class Record:
-    """One request as it ended, before anything judges it: a line of an AnswerLog.
-
-    `request` identifies the payload, `repeat` counts from 0. `status` is that of the Reply, times
-    are seconds since the epoch. `reasoning` is what a reasoning parser moved out of `content`.
-    """
-
-    request: str
-    item: str
-    task: str
-    repeat: int
-    status: str
-    http: int | None
-    content: str
-    reasoning: str
-    finish_reason: str | None
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    attempts: int
-    sent: float
-    ended: float
-    error: str | None = None
-    prompt_token_ids: list[int] | None = None
-    token_ids: list[int] | None = None
-
-    @property
-    def text(self) -> str:
-        """The reply with its thoughts where the model wrote them; an open ``<think>`` if cut."""
-        if not self.reasoning:
-            return self.content
-        closed = f"</think>{self.content}" if self.content else ""
-        return f"<think>{self.reasoning}{closed}"
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Answer:
     """One request as it ended, graded.
 
@@ -137,7 +106,7 @@ class AnswerLog:
             self._journal = Journal(self.path).__enter__()
             self.finished = {
                 record.request: record
-                for record in map(_read, self._journal.rows())
+                for record in map(read_row, self._journal.rows())
                 if record and record.status not in MISSING
             }
         return self
@@ -151,25 +120,20 @@ class AnswerLog:
         if self._journal is not None:
             self._journal.__exit__(kind, error, trace)
             self._journal = None
+        self.finished = {}
 
     async def append(self, record: Record) -> None:
         """Returns when `record` is on disk."""
         if self._journal is not None:
-            await self._journal.append({"v": RECORD_VERSION, **asdict(record)})
+            await self._journal.append(row_of(record))
 
 
 def read_log(path: Path) -> list[Record]:
-    """Every record of a log, in the order they ended; the last of a request is the one that counts.
+    """Every record of a log, in the order they ended; the last of a request counts.
 
-    `regraded` makes answers of them.
+    `graded` makes answers of them.
     """
-    return [record for record in map(_read, Journal(path).rows()) if record]
-
-
-def _read(row: dict[str, Any]) -> Record | None:
-    if row.pop("v", None) != RECORD_VERSION:
-        return None
-    return Record(**row)
+    return [record for record in map(read_row, Journal(path).rows()) if record]
 
 
 # (question, text of the reply, finish_reason) -> Grade. Called in threads, so it may block on a
@@ -198,15 +162,16 @@ async def ask(
     """Answers to `items` in their order, all of repeat 0 first; those in `log` are not asked again.
 
     With `token_ids` the replies carry the ids of prompt and continuation (vLLM's
-    `return_token_ids`). `graders` replies are graded at a time. Raises EvalError when the endpoint
-    stops answering at all, and what `grade` raises; what is recorded by then is kept.
+    `return_token_ids`). `graders` replies are graded at a time. The answers are written beside the
+    log (`write_answers`). Raises EvalError when the endpoint stops answering at all, and what
+    `grade` raises; what is recorded by then is kept.
     """
     asked = [(item, repeat) for repeat in range(sampling.first, sampling.repeats) for item in items]
 
     def payload(item: Item, repeat: int) -> dict[str, Any]:
         return _payload(capabilities.model, item, token_ids, sampling.fields(repeat))
 
-    with log, _Grading(grade, graders) as grading:
+    with log, InThreads[Answer](graders) as grading:
         places: dict[str, list[int]] = {}  # a question that stands there twice is asked once
         for place, (item, repeat) in enumerate(asked):
             places.setdefault(_request_key(client, payload(item, repeat), repeat), []).append(place)
@@ -215,14 +180,16 @@ async def ask(
         def hand_in(record: Record) -> None:
             nonlocal done
             for place in places[record.request]:
-                grading.hand_in(place, asked[place][0], record)
+                grading.hand_in(place, partial(graded, asked[place][0], record, grade))
                 done += 1
 
         async def one(key: str) -> None:
             grading.check()
             item, repeat = asked[places[key][0]]
-            reply = await client.post("/chat/completions", payload(item, repeat))
-            record = _record(key, item, repeat, reply)
+            stream = item.max_tokens > STREAMED_FROM and not token_ids
+            reply = await client.post("/chat/completions", payload(item, repeat), stream=stream)
+            _check_access(client, reply)
+            record = record_of(reply, key, item, repeat)
             await log.append(record)
             hand_in(record)
             what = f"questions, {client.concurrency} at once"
@@ -232,40 +199,20 @@ async def ask(
             hand_in(log.finished[key])
         left = [key for key in places if key not in log.finished]
         await all_of((one(key) for key in left), at_once=client.concurrency)
-        return await grading.answers()
+        answers = await grading.results()
+    if log.path is not None:
+        write_answers(log.path.with_suffix(".graded.jsonl"), answers)
+    return answers
 
 
-class _Grading:
-    """Grades records in threads beside the asking; `answers` come in the order of their places."""
-
-    def __init__(self, grade: GradeReply, at_once: int) -> None:
-        self._grade = grade
-        self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="grade")
-        self._graded: dict[int, Future[Answer]] = {}
-        self._failed: list[Future[Answer]] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def hand_in(self, place: int, item: Item, record: Record) -> None:
-        future = self._pool.submit(graded, item, record, self._grade)
-        future.add_done_callback(self._note)
-        self._graded[place] = future
-
-    def _note(self, future: Future[Answer]) -> None:
-        if not future.cancelled() and future.exception():
-            self._failed.append(future)
-
-    def check(self) -> None:
-        """Raise what a grader raised, so that nobody asks for hours what nothing can grade."""
-        for future in self._failed:
-            future.result()
-
-    async def answers(self) -> list[Answer]:
-        return [await asyncio.wrap_future(self._graded[place]) for place in sorted(self._graded)]
+def _check_access(client: Client, reply: Reply) -> None:
+    """Raise EvalError for a refusal that says nothing of the question: a key, a path, a model."""
+    if reply.status == "refused" and reply.http not in REFUSALS:
+        raise EvalError(
+            f"{client.base} refuses every question: {reply.error}",
+            hint="key in FLAGDEPLOY_API_KEY? model still served? Answers already recorded are "
+            "kept and the same command goes on from there",
+        )
 
 
 def graded(item: Item, record: Record, grade: GradeReply = by_shape) -> Answer:
@@ -310,29 +257,6 @@ def _status(finish_reason: str | None, found: Grade) -> str:
     return "ok" if found.prediction is not None else "unparsed"
 
 
-async def all_of(work: Iterable[Awaitable[T]], at_once: int = 256) -> list[T]:
-    """Results of `work` in its order; the first exception cancels the rest and is raised as it is.
-
-    No more than `at_once` are under way, and the next is only taken from `work` when one ends: a
-    generator never makes more of them than that.
-    """
-    results: dict[int, T] = {}
-    left = iter(enumerate(work))
-
-    async def take_turns() -> None:
-        for place, one in left:
-            results[place] = await one
-
-    tasks = [asyncio.ensure_future(take_turns()) for _ in range(at_once)]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    return [results[place] for place in sorted(results)]
-
-
 def _payload(model: str, item: Item, token_ids: bool, sampling: dict[str, Any]) -> dict[str, Any]:
     payload: dict[str, Any] = {
         "model": model,
@@ -350,35 +274,13 @@ def _request_key(client: Client, payload: dict[str, Any], repeat: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _record(request: str, item: Item, repeat: int, reply: Reply) -> Record:
-    body = reply.body or {}
-    choice = (body.get("choices") or [{}])[0]
-    usage = body.get("usage") or {}
-    message = choice.get("message") or {}
-    return Record(
-        request=request,
-        item=item.key,
-        task=item.task,
-        repeat=repeat,
-        status=reply.status,
-        http=reply.http,
-        content=_clean(message.get("content")),
-        # `reasoning` in vLLM today, `reasoning_content` in SGLang, TensorRT-LLM and older vLLM.
-        reasoning=_clean(message.get("reasoning") or message.get("reasoning_content")),
-        finish_reason=_clean(choice.get("finish_reason")) or None,
-        prompt_tokens=usage.get("prompt_tokens"),
-        completion_tokens=usage.get("completion_tokens"),
-        attempts=reply.attempts,
-        sent=reply.sent,
-        ended=reply.ended,
-        error=_clean(reply.error) or None,
-        prompt_token_ids=body.get("prompt_token_ids"),
-        token_ids=choice.get("token_ids"),
-    )
+def write_answers(path: Path, answers: Iterable[Answer]) -> None:
+    """One JSON object per answer, in their order: what was answered, not when or at which attempt.
 
-
-def _clean(text: str | None) -> str:
-    return (text or "").encode(errors="replace").decode()  # a lone surrogate cannot be written
+    So a run that was interrupted ends with the same bytes as one that was not.
+    """
+    rows = ({k: v for k, v in asdict(answer).items() if k not in BY_CHANCE} for answer in answers)
+    write_private(path, (json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
 
 
 def account(answers: Iterable[Answer]) -> dict[str, int]:

@@ -5,25 +5,27 @@ happens to it, so that failures are counted instead of dropped.
 """
 
 import asyncio
+import email.utils
 import json
 import random
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from flagdeploy.config.secret import Secret
-from flagdeploy.errors import EvalError
+from flagdeploy.evals.breaker import Breaker
 from flagdeploy.evals.shape import ANSWER, misfit
+from flagdeploy.evals.stream import ASKED, read_stream
 
 if TYPE_CHECKING:
     import aiohttp
 
 T = TypeVar("T")
-RETRIED = {408, 425, 429, 500, 502, 503, 504}
-GIVE_UP_AFTER = 12  # requests in a row that failed for good: the endpoint is gone
+RETRIED = (408, 425, 429)  # and every 5xx
+TIMEOUTS = 2  # attempts that may time out: what was too slow twice is so the third time
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Reply:
     """How one request ended. Times are seconds since the epoch.
 
     `status` is ``ok`` (JSON in `body`), ``refused`` (4xx, not tried again), ``error`` or
-    ``timeout`` (after the last attempt); `error` then says what happened.
+    ``timeout`` (after the last attempt); `error` then says what happened. `first` is when the
+    first text of a streamed reply came.
     """
 
     status: str
@@ -51,18 +54,44 @@ class Reply:
     attempts: int
     sent: float
     ended: float
+    first: float | None = None
+
+    @property
+    def answered(self) -> bool:
+        return self.status in ("ok", "refused")
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a client waits: seconds, and attempts per request with doubling pauses between."""
+    """How long a client waits, in seconds, and how often it tries.
+
+    Between the attempts of a request it pauses for a random part of `first_pause_s`, doubled each
+    time up to `longest_pause_s`; a Retry-After counts up to `retry_after_s`. `idle_s` is how long
+    no byte may come; a reply that is not streamed comes all at its end and may take `token_s`
+    longer for every token of its limit. `total_s` is what one attempt may take.
+    """
 
     attempts: int = 6
     first_pause_s: float = 0.5
     longest_pause_s: float = 60.0
+    retry_after_s: float = 600.0
     connect_s: float = 10.0
     idle_s: float = 600.0
+    token_s: float = 0.1
     total_s: float = 3600.0
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """`again` says whether another may end better, `wait_s` what the endpoint asked to wait."""
+
+    status: str
+    http: int | None = None
+    body: dict[str, Any] | None = None
+    error: str | None = None
+    again: bool = False
+    wait_s: float = 0.0
+    first: float | None = None
 
 
 class Client:
@@ -76,23 +105,20 @@ class Client:
         self.patience = patience or Patience()
         self.concurrency = concurrency
         self._slots = asyncio.Semaphore(concurrency)
-        self._failed_in_a_row = 0
+        self._breaker = Breaker(self.base, self.patience.longest_pause_s)
+        self._streams = True  # until it refuses to
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         import aiohttp
 
         key = self.endpoint.api_key
-        patience = self.patience
         self._session = aiohttp.ClientSession(
             # The semaphore bounds requests; a second bound in the pool would only hide waiting.
             connector=aiohttp.TCPConnector(limit=0),
             # A proxy or netrc look-up per request costs more than the request (and leaks it).
             trust_env=False,
             headers={"Authorization": f"Bearer {key.reveal()}"} if key else {},
-            timeout=aiohttp.ClientTimeout(
-                total=patience.total_s, sock_connect=patience.connect_s, sock_read=patience.idle_s
-            ),
             read_bufsize=4 * 2**20,
         )
         return self
@@ -108,66 +134,118 @@ class Client:
 
     async def get(self, path: str) -> Reply:
         """A GET is the first thing asked: who does not answer at once is not there."""
-        return await self._request("GET", self.base + path, None)
+        return await self._get(self.base + path)
 
     async def get_beside(self, path: str) -> Reply:
         """A path that lies beside /v1, such as ``/version``."""
-        return await self._request("GET", self.base.removesuffix("/v1") + path, None)
+        return await self._get(self.base.removesuffix("/v1") + path)
 
-    async def post(self, path: str, payload: dict[str, Any]) -> Reply:
-        return await self._request("POST", self.base + path, payload)
+    async def post(self, path: str, payload: dict[str, Any], *, stream: bool = False) -> Reply:
+        """With `stream` a chat completion comes piece by piece if the endpoint can do that.
 
-    async def _request(self, method: str, url: str, payload: dict[str, Any] | None) -> Reply:
+        The body is the same; token ids are no part of it. Raises EvalError when the endpoint was
+        given up (see Breaker).
+        """
+        url = self.base + path
         async with self._slots:
-            if self._failed_in_a_row >= GIVE_UP_AFTER:
-                raise EvalError(
-                    f"{self.base}: {GIVE_UP_AFTER} requests in a row failed, the last after "
-                    f"{self.patience.attempts} attempts",
-                    hint="look at `flagdeploy status` and `flagdeploy logs`; "
-                    "answers already recorded are kept and the same command goes on from there",
-                )
-            attempts = self.patience.attempts if payload else min(2, self.patience.attempts)
-            reply = await self._attempts(method, url, payload, attempts)
-            alive = reply.status in ("ok", "refused")
-            self._failed_in_a_row = 0 if alive else self._failed_in_a_row + 1
-            return reply
+            return await self._breaker.run(
+                lambda: self._attempts("POST", url, payload, stream, self.patience.attempts)
+            )
+
+    async def _get(self, url: str) -> Reply:
+        async with self._slots:
+            return await self._attempts("GET", url, None, False, min(2, self.patience.attempts))
 
     async def _attempts(
-        self, method: str, url: str, payload: dict[str, Any] | None, attempts: int
+        self, method: str, url: str, payload: dict[str, Any] | None, stream: bool, attempts: int
     ) -> Reply:
         sent = time.time()
-        pause = self.patience.first_pause_s
-        for attempt in range(1, attempts + 1):
-            status, http, body, error, retry_after = await self._once(method, url, payload)
-            if status in ("ok", "refused") or attempt == attempts:
+        pause, timeouts = self.patience.first_pause_s, 0
+        for number in range(1, attempts + 1):
+            tried = await self._attempt(method, url, payload, stream)
+            timeouts += tried.status == "timeout"
+            if not tried.again or number == attempts or timeouts == TIMEOUTS:
                 break
-            await asyncio.sleep(retry_after or pause * random.uniform(0.5, 1.5))
+            # Full jitter, so that those who failed together do not all come back together.
+            await asyncio.sleep(tried.wait_s + random.uniform(0, pause))
             pause = min(2 * pause, self.patience.longest_pause_s)
-        return Reply(status, http, body, error, attempt, sent, time.time())
+        return Reply(
+            tried.status,
+            tried.http,
+            tried.body,
+            tried.error,
+            number,
+            sent,
+            time.time(),
+            tried.first,
+        )
 
-    async def _once(
-        self, method: str, url: str, payload: dict[str, Any] | None
-    ) -> tuple[str, int | None, dict[str, Any] | None, str | None, float | None]:
+    async def _attempt(
+        self, method: str, url: str, payload: dict[str, Any] | None, stream: bool
+    ) -> _Attempt:
+        if not (payload and stream and self._streams):
+            return await self._once(method, url, payload)
+        streamed = await self._once(method, url, {**payload, **ASKED})
+        if streamed.status != "refused":
+            return streamed
+        whole = await self._once(method, url, payload)
+        if whole.status == "ok":  # so it was the streaming that was refused
+            self._streams = False
+        return whole
+
+    async def _once(self, method: str, url: str, payload: dict[str, Any] | None) -> _Attempt:
         import aiohttp
 
         assert self._session is not None, "use `async with Client(...)`"
         try:
-            async with self._session.request(method, url, json=payload) as response:
-                text = await response.text()
-                if response.status == 200:
-                    body = _parsed(text)
-                    if body is None:
-                        return "error", 200, None, f"HTTP 200 without JSON: {text[:300]}", None
-                    if odd := misfit(body, ANSWER if payload else {}):
-                        return "error", 200, None, f"HTTP 200, but {odd} has the wrong type", None
-                    return "ok", 200, body, None, None
-                status = "error" if response.status in RETRIED else "refused"
-                error = f"HTTP {response.status}: {text[:300]}"
-                return status, response.status, None, error, _retry_after(response, self.patience)
+            async with self._session.request(
+                method, url, json=payload, timeout=self._timeout(payload or {})
+            ) as response:
+                if response.status != 200:
+                    return _failed(
+                        response.status, await response.text(), response.headers, self.patience
+                    )
+                if response.content_type == "text/event-stream":
+                    streamed, first = await read_stream(response.content)
+                    return _Attempt("ok", 200, streamed, first=first)
+                return _answer(await response.text(), ANSWER if payload else {})
         except TimeoutError as error:  # aiohttp's timeouts are TimeoutErrors too
-            return "timeout", None, None, f"timed out: {error}", None
+            return _Attempt("timeout", error=f"timed out: {error}", again=True)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return "error", None, None, f"{type(error).__name__}: {error}", None
+            return _Attempt("error", error=f"{type(error).__name__}: {error}", again=True)
+
+    def _timeout(self, payload: dict[str, Any]) -> "aiohttp.ClientTimeout":
+        import aiohttp
+
+        unstreamed = 0 if payload.get("stream") else payload.get("max_tokens", 0)
+        return aiohttp.ClientTimeout(
+            total=self.patience.total_s,
+            sock_connect=self.patience.connect_s,
+            sock_read=self.patience.idle_s + unstreamed * self.patience.token_s,
+        )
+
+
+def _answer(text: str, shape: Any) -> _Attempt:
+    body = _parsed(text)
+    if body is None:
+        error = f"HTTP 200 without JSON: {text[:300]}"
+    elif odd := misfit(body, shape):
+        error = f"HTTP 200, but {odd} has the wrong type"
+    elif body.get("error") and not body.get("choices"):  # as some gateways pass a failure on
+        error = f"HTTP 200 with an error: {text[:300]}"
+    else:
+        return _Attempt("ok", 200, body)
+    return _Attempt("error", 200, error=error, again=True)
+
+
+def _failed(http: int, text: str, headers: Mapping[str, str], patience: Patience) -> _Attempt:
+    error = f"HTTP {http}: {text[:300]}"
+    if http in RETRIED or http >= 500:
+        wait = min(_retry_after(headers), patience.retry_after_s)
+        return _Attempt("error", http, None, error, again=True, wait_s=wait)
+    # 403 is a key that ended or a filter on the way, so it says nothing of the model.
+    status = "refused" if 400 <= http < 500 and http != 403 else "error"
+    return _Attempt(status, http, error=error)
 
 
 def _parsed(text: str) -> Any:
@@ -178,10 +256,21 @@ def _parsed(text: str) -> Any:
         return None
 
 
-def _retry_after(response: "aiohttp.ClientResponse", patience: Patience) -> float | None:
-    """Seconds of a Retry-After header (RFC 9110 10.2.3; its date form is ignored), bounded."""
-    value = response.headers.get("Retry-After", "")
-    return min(float(value), patience.longest_pause_s) if value.isdecimal() else None
+def _retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds of a Retry-After header (RFC 9110, 10.2.3): a number, or a date on their clock."""
+    value = headers.get("Retry-After", "")
+    if value.isdecimal():
+        return float(value)
+    until, now = _date(value), _date(headers.get("Date", ""))
+    return max(0.0, until - (now or time.time())) if until else 0.0
+
+
+def _date(text: str) -> float | None:
+    """Seconds since the epoch of an HTTP-date, None for anything else."""
+    try:
+        return email.utils.parsedate_to_datetime(text).timestamp()
+    except ValueError:
+        return None
 
 
 def base_url(url: str) -> str:

@@ -7,7 +7,7 @@ same ids). If not, chat template, tokenizer, BOS or system prompt differ and not
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flagdeploy.evals.answers import all_of
+from flagdeploy.evals.at_once import all_of
 from flagdeploy.evals.benchmarks import Item, Message
 from flagdeploy.evals.capabilities import Capabilities
 from flagdeploy.evals.client import Client

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flagdeploy.evals.answers import all_of
+from flagdeploy.evals.at_once import all_of
 from flagdeploy.evals.capabilities import Capabilities, prompt_logprobs, scoring_payload
 from flagdeploy.evals.client import Client
 from flagdeploy.records.events import Event, Report

@@ -2,16 +2,17 @@
 
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 
-def write_private(path: Path, content: bytes) -> None:
-    """Replace `path` atomically and durably, mode 0600."""
+def write_private(path: Path, content: bytes | Iterable[bytes]) -> None:
+    """Replace `path` atomically and durably, mode 0600; the pieces of `content` one by one."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
