@@ -22,8 +22,8 @@ from flagdeploy.formats import data_frame
 def read(path: Path, columns: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
     """Every row of `path`, in order, one at a time where the format allows.
 
-    `columns` name the cells of a .csv or .tsv whose first line is no header: has none of these
-    names. Raises EvalError, with the line where there is one, for a file that is not what its name
+    `columns` name the cells of a .csv or .tsv whose first line is no header: lacks one of
+    these names. Raises EvalError, with the line where there is one, for a file that is not what its name
     says; UsageError for a name that says nothing, and when pyarrow is wanted and not there.
     """
     reader = _READERS.get(path.suffix.lower())
@@ -74,7 +74,7 @@ def _tsv(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
 def _table(lines: Iterator[list[str]], columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     header = next(lines, [])
     known = {cell.strip().lower() for cell in header}
-    if columns and not known & {column.lower() for column in columns}:
+    if columns and not {column.lower() for column in columns} <= known:
         yield dict(zip(columns, header, strict=False))
         header = list(columns)
     for cells in lines:

@@ -191,7 +191,11 @@ def _copy(
 
 
 def hashed(
-    folder: Path, known: Mapping[str, str], plan: PullPlan, report: Report
+    folder: Path,
+    known: Mapping[str, str],
+    plan: PullPlan,
+    report: Report,
+    of: str = "checkpoint",
 ) -> dict[str, str]:
     """Check every file against the hub's hashes; bad files are removed so that they come again."""
     done = 0
@@ -206,7 +210,7 @@ def hashed(
     for finding in findings:
         inside(folder, finding.file).unlink(missing_ok=True)
     raise_findings(
-        folder, findings, "the bad files were removed: pull again, or from another mirror"
+        folder, findings, "the bad files were removed: pull again, or from another mirror", of
     )
     return hashes
 

@@ -148,7 +148,7 @@ def _from_hub(
     with watching(plan, folder, report):
         hub.download(snapshot, wanted, folder, endpoint, token)
     stated = {name: snapshot.files[name].digest for name in wanted}
-    hashes = hashed(folder, stated, plan, report)
+    hashes = hashed(folder, stated, plan, report, "data set")
     for name, found in hashes.items():
         known = source.files.get(name) or recorded.get(name)
         if known and known != found:

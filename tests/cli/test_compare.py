@@ -55,7 +55,7 @@ def test_two_published_tables_and_every_kind_of_output(tmp_path: Path) -> None:
         ),
         (
             ("baseline", "record", "http://127.0.0.1:9"),
-            "error: an endpoint given by URL needs --benchmarks DIR and --out FILE",
+            "error: an endpoint given by URL needs --benchmarks DIR or --dataset NAME, and --out FILE",
         ),
     ],
 )
