@@ -1,4 +1,4 @@
-"""Model repositories on the Hugging Face Hub or a mirror: resolve a revision, download its files.
+"""Repositories on the Hugging Face Hub or a mirror: resolve a revision, download its files.
 
 huggingface_hub does the transfers (resume, retries, Xet); this module adds what a user is told.
 Its import costs a third of a second, so it happens on first use.
@@ -9,14 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
 from flagdeploy.checkpoint.folder import explained
 from flagdeploy.config.secret import Secret
 from flagdeploy.errors import CheckpointError, FlagdeployError, UsageError
 
+Kind = Literal["model", "dataset"]
 _METADATA_TIMEOUT = 30.0
+_WORDS: dict[Kind, str] = {"model": "model", "dataset": "data set"}
 _INCOMPLETE = ".cache/huggingface/download"
 
 
@@ -35,10 +37,15 @@ class Snapshot:
     repository: str
     commit: str
     files: Mapping[str, HubFile]
+    kind: Kind = "model"
 
 
 def resolve(
-    repository: str, revision: str | None, endpoint: str | None, token: Secret | None
+    repository: str,
+    revision: str | None,
+    endpoint: str | None,
+    token: Secret | None,
+    kind: Kind = "model",
 ) -> Snapshot:
     """Ask the hub what `revision` (a branch, tag or commit; default: the main branch) is now.
 
@@ -47,16 +54,15 @@ def resolve(
     """
     from huggingface_hub import HfApi
 
-    with _hub_explained(repository, revision, endpoint):
+    with _hub_explained(repository, revision, endpoint, kind):
         api = HfApi(endpoint=endpoint, token=token.reveal() if token else None)
-        info = api.model_info(
-            repository, revision=revision, files_metadata=True, timeout=_METADATA_TIMEOUT
-        )
+        ask = api.dataset_info if kind == "dataset" else api.model_info
+        info = ask(repository, revision=revision, files_metadata=True, timeout=_METADATA_TIMEOUT)
     files = {
         file.rfilename: HubFile(file.size or 0, file.lfs.sha256 if file.lfs else file.blob_id or "")
         for file in info.siblings or ()
     }
-    return Snapshot(repository, str(info.sha), files)
+    return Snapshot(repository, str(info.sha), files, kind)
 
 
 def download(
@@ -79,10 +85,11 @@ def download(
 
     with (
         explained(f"cannot write {folder}"),
-        _hub_explained(snapshot.repository, snapshot.commit, endpoint),
+        _hub_explained(snapshot.repository, snapshot.commit, endpoint, snapshot.kind),
     ):
         snapshot_download(
             snapshot.repository,
+            repo_type=snapshot.kind,
             revision=snapshot.commit,
             local_dir=folder,
             allow_patterns=[glob.escape(name) for name in names],
@@ -109,7 +116,9 @@ def bytes_present(folder: Path, sizes: Mapping[str, int]) -> int:
 
 
 @contextmanager
-def _hub_explained(repository: str, revision: str | None, endpoint: str | None) -> Iterator[None]:
+def _hub_explained(
+    repository: str, revision: str | None, endpoint: str | None, kind: Kind
+) -> Iterator[None]:
     """Turn huggingface_hub's exceptions into ours; their texts may quote signed addresses."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -125,21 +134,22 @@ def _hub_explained(repository: str, revision: str | None, endpoint: str | None) 
     except FlagdeployError:
         raise
     except (OSError, network_errors) as error:
-        raise _explain(error, repository, revision, _address(endpoint)) from error
+        raise _explain(error, repository, revision, _address(endpoint), kind) from error
 
 
 def _explain(
-    error: BaseException, repository: str, revision: str | None, address: str
+    error: BaseException, repository: str, revision: str | None, address: str, kind: Kind
 ) -> Exception:
     from huggingface_hub import errors
 
+    folder = "datasets/" if kind == "dataset" else ""
     # A lost connection can arrive wrapped in "not found locally".
     if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__:
-        return _explain(error.__cause__, repository, revision, address)
+        return _explain(error.__cause__, repository, revision, address, kind)
     if isinstance(error, errors.GatedRepoError):
         return CheckpointError(
             f"{repository}: is gated: {address} gives it only to those who accepted its terms",
-            f"accept them at https://huggingface.co/{repository}, then set HF_TOKEN",
+            f"accept them at https://huggingface.co/{folder}{repository}, then set HF_TOKEN",
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return CheckpointError(
@@ -148,8 +158,8 @@ def _explain(
         )
     if isinstance(error, errors.RepositoryNotFoundError):
         return CheckpointError(
-            f"{repository}: no such model on {address}, or not for you",
-            "check the name; for a private model set HF_TOKEN",
+            f"{repository}: no such {_WORDS[kind]} on {address}, or not for you",
+            f"check the name; for a private {_WORDS[kind]} set HF_TOKEN",
         )
     if isinstance(error, errors.OfflineModeIsEnabled):
         return CheckpointError(

@@ -101,11 +101,13 @@ def verify(folder: Path) -> Verification:
     return Verification(index, headers, config, tuple(findings), _notes(index, headers))
 
 
-def raise_findings(folder: Path, findings: Sequence[Finding], hint: str) -> None:
-    """Raise CheckpointError with all findings, if there are any."""
+def raise_findings(
+    folder: Path, findings: Sequence[Finding], hint: str, of: str = "checkpoint"
+) -> None:
+    """Raise CheckpointError with all findings `of` something, if there are any."""
     if findings:
         lines = "\n  ".join(str(finding) for finding in findings)
-        what = f"{len(findings)} problem(s) in the checkpoint"
+        what = f"{len(findings)} problem(s) in the {of}"
         raise CheckpointError(f"{folder}: {what}:\n  {lines}", hint)
 
 

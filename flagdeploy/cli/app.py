@@ -15,6 +15,7 @@ from flagdeploy.cli import (
     compare,
     config,
     dequant,
+    eval,
     hosts,
     logs,
     pull,
@@ -104,9 +105,10 @@ for command in (
     logs.logs,
     stop.stop,
     compare.compare,
+    eval.eval_,
     report.report,
 ):
-    app.command()(command)
+    app.command(command.__name__.rstrip("_"))(command)
 app.add_typer(baseline.app, name="baseline")
 app.add_typer(config.app, name="config")
 app.add_typer(hosts.app, name="hosts")

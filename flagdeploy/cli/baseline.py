@@ -43,6 +43,8 @@ def record(
         Path | None,
         typer.Option(metavar="DIR", help="Folder with benchmark.yaml. Default: the deployment's."),
     ] = None,
+    dataset: options.DataSets = None,
+    data: options.Data = None,
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Checkpoint whose hashes go in.")
     ] = None,
@@ -63,6 +65,7 @@ def record(
     \b
       flagdeploy baseline record tiny_deepseek_r1 --as h200
       flagdeploy baseline record http://host:8000 --benchmarks DIR --out here.jsonl.gz
+      flagdeploy baseline record deepseek_r1 --dataset gsm8k,math500 --as h100
     """
     from flagdeploy.workflows import baseline as workflow
 
@@ -73,6 +76,8 @@ def record(
             alias,
             out=output,
             benchmarks=benchmarks,
+            datasets=options.split(dataset),
+            data=data,
             concurrency=_widths(concurrency),
             sequences=sequences,
             limit=limit,

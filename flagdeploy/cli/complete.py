@@ -46,6 +46,14 @@ def baselines(context: typer.Context, incomplete: str) -> list[str]:
         return []
 
 
+def datasets(incomplete: str) -> list[str]:
+    """Files of flagdeploy/evals/datasets/, after the last comma."""
+    from flagdeploy.evals.dataset import names
+
+    before, comma, last = incomplete.rpartition(",")
+    return [before + comma + name for name in _matching(names(), last)]
+
+
 def _root(context: typer.Context) -> Path:
     from flagdeploy.config import workspace  # reads YAML, which `--help` has no use for
 

@@ -50,6 +50,24 @@ Checkpoint = Annotated[
 Workers = Annotated[
     int | None, typer.Option("--workers", min=1, help="Threads. Default: one per core, 16.")
 ]
+DataSets = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        metavar="NAME[,NAME]",
+        help="Public test sets; `pull --dataset list` names them.",
+        autocompletion=complete.datasets,
+    ),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="PATH",
+        help="Where they lie: a file, or a folder. Default: data/NAME of $FLAGDEPLOY_DATA or of "
+        "the workspace.",
+    ),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the plan and touch nothing, connect nowhere.")
 ]
@@ -71,6 +89,11 @@ Form = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")]
+
+
+def split(names: str | None) -> list[str]:
+    """``a,b`` as [a, b]."""
+    return [name.strip() for name in (names or "").split(",") if name.strip()]
 
 
 def split_overrides(arguments: list[str] | None) -> tuple[str | None, list[str]]:

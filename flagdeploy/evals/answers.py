@@ -19,7 +19,7 @@ from flagdeploy.evals.at_once import InThreads, all_of
 from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.capabilities import Capabilities
 from flagdeploy.evals.client import Client, Reply
-from flagdeploy.evals.grading import plain
+from flagdeploy.evals.grading import shapes
 from flagdeploy.evals.grading.grade import Grade, Status
 from flagdeploy.evals.journal import Journal
 from flagdeploy.evals.record import Record, read_row, record_of, row_of
@@ -38,7 +38,8 @@ class Sampling:
     """How every question of a run is asked. Greedy unless said otherwise; K > 1 `repeats` of a
     greedy question are no independent samples, so they want a temperature. Repeat r is asked with
     seed + r, which makes a run repeatable on one engine and means nothing across engines. A run
-    that goes on after looking asks from repeat `first` on.
+    that goes on after looking asks from repeat `first` on. `reasoning_effort` is what gpt-oss knows
+    as such (OpenAI's field).
     """
 
     temperature: float = 0.0
@@ -46,10 +47,15 @@ class Sampling:
     seed: int | None = None
     repeats: int = 1
     first: int = 0
+    reasoning_effort: str | None = None
 
     def fields(self, repeat: int) -> dict[str, Any]:
         """The request fields of `repeat` (from 0); those left to the endpoint are absent."""
-        known = {"top_p": self.top_p, "seed": None if self.seed is None else self.seed + repeat}
+        known = {
+            "top_p": self.top_p,
+            "seed": None if self.seed is None else self.seed + repeat,
+            "reasoning_effort": self.reasoning_effort,
+        }
         given = {key: value for key, value in known.items() if value is not None}
         return {"temperature": self.temperature, **given}
 
@@ -142,8 +148,8 @@ GradeReply = Callable[[Item, str, str | None], Grade]
 
 
 def by_shape(item: Item, text: str, finish_reason: str | None) -> Grade:
-    """The plain rule of the question's shape."""
-    return plain.grade(item.shape, text, item.gold, finish_reason)
+    """The rule that the question's shape names."""
+    return shapes.grade(item.shape, text, item.gold, finish_reason)
 
 
 async def ask(

@@ -17,8 +17,8 @@ from flagdeploy.config import workspace as workspaces
 from flagdeploy.errors import EvalError, UsageError
 from flagdeploy.evals import parity, teacher_forcing
 from flagdeploy.evals.answers import MISSING, Answer, AnswerLog, account, ask
-from flagdeploy.evals.benchmarks import Benchmark, Item, load_benchmarks, load_items
-from flagdeploy.evals.bundle import SUFFIX, Bundle, fingerprint, sha256, write_bundle
+from flagdeploy.evals.benchmarks import Benchmark, Item, load_benchmarks, load_items, of_dataset
+from flagdeploy.evals.bundle import SUFFIX, Bundle, fingerprint, write_bundle
 from flagdeploy.evals.capabilities import Capabilities, probe
 from flagdeploy.evals.client import Client, Endpoint, Patience, run
 from flagdeploy.evals.divergence import parting
@@ -37,7 +37,7 @@ def record(
     endpoint: Endpoint,
     out: Path,
     *,
-    benchmarks: Path,
+    benchmarks: Path | Sequence[Benchmark],
     concurrency: Sequence[int] = CONCURRENCY,
     sequences: int = SEQUENCES,
     limit: int | None = None,
@@ -48,7 +48,7 @@ def record(
     patience: Patience | None = None,
     report: Report = silent,
 ) -> Bundle:
-    """Ask `endpoint` everything in the folder `benchmarks` and freeze it in `out`.
+    """Ask `endpoint` everything in `benchmarks`, a folder or a list, and freeze it in `out`.
 
     The first of `concurrency` gives the recorded answers, each further one a repeat whose
     distance from them is the noise floor. With `record_dir` an interrupted recording goes on
@@ -56,7 +56,7 @@ def record(
 
     Raises EvalError when the endpoint is gone or left questions without answer.
     """
-    asked = load_benchmarks(benchmarks)
+    asked = load_benchmarks(benchmarks) if isinstance(benchmarks, Path) else list(benchmarks)
     items = questions(asked, limit)
     _check_places(out, checkpoint)
     clients = [Client(endpoint, width, patience) for width in concurrency]
@@ -228,11 +228,8 @@ def _floor(runs: Sequence[Run], concurrency: Sequence[int]) -> dict[str, Any]:
 
 def _summary(benchmark: Benchmark, answers: Sequence[Answer]) -> dict[str, Any]:
     mine = [answer for answer in answers if answer.task == benchmark.name]
-    row = {key: value for key, value in asdict(benchmark).items() if key != "prompt"}
     return {
-        **row,
-        "file": benchmark.file.name,
-        "sha256": sha256(benchmark.file),
+        **benchmark.to_json(),
         "n": len(mine),
         "accuracy": sum(answer.score or 0.0 for answer in mine) / max(1, len(mine)),
         "answers": account(mine),
@@ -244,20 +241,30 @@ def record_named(
     alias: str,
     *,
     out: Path | None = None,
-    benchmarks: Path | None = None,
+    benchmarks: Path | Sequence[Benchmark] | None = None,
+    datasets: Sequence[str] = (),
+    data: Path | None = None,
     workspace: str | None = None,
     **options: Any,
 ) -> tuple[Path, Bundle]:
-    """`record` for a URL or a running deployment, into env/baselines/DEPLOYMENT/ALIAS.jsonl.gz."""
+    """`record` for a URL or a running deployment, into env/baselines/DEPLOYMENT/ALIAS.jsonl.gz.
+
+    Questions are those of `benchmarks`, of the public `datasets` (found in `data`, or where
+    `find_files` looks), or the deployment's own.
+    """
     root = workspaces.find(workspace)
     if not alias or "/" in alias or alias.startswith("."):
         raise UsageError(f"--as {alias}: is no name for a baseline", "--out takes a path")
+    if datasets:
+        benchmarks = [of_dataset(name, data, root) for name in datasets]
     endpoint = endpoint_of(source, root)
     if endpoint.name:
         benchmarks = benchmarks or root / "examples" / endpoint.name
         out = out or folders(root)[0] / endpoint.name / f"{alias}{SUFFIX}"
     if benchmarks is None or out is None:
-        raise UsageError("an endpoint given by URL needs --benchmarks DIR and --out FILE")
+        raise UsageError(
+            "an endpoint given by URL needs --benchmarks DIR or --dataset NAME, and --out FILE"
+        )
     deployment = deployed(endpoint, root)
     return out, record(endpoint, out, benchmarks=benchmarks, deployment=deployment, **options)
 

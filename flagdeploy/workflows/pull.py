@@ -89,10 +89,10 @@ def pull(
     identity = {"kind": "pull", "source": repository, "commit": snapshot.commit}
 
     def fetch() -> dict[str, str]:
-        with _progress(plan, folder, report):
+        with watching(plan, folder, report):
             hub.download(snapshot, tuple(plan.files), folder, endpoint, token)
         known = {name: snapshot.files[name].digest for name in plan.files}
-        return _hashed(folder, known, plan, report)
+        return hashed(folder, known, plan, report)
 
     present = hub.bytes_present(folder, plan.files)
     return _fill(folder, identity, plan, snapshot.commit, present, dry_run, fetch)
@@ -190,8 +190,12 @@ def _copy(
     return hashes
 
 
-def _hashed(
-    folder: Path, known: Mapping[str, str], plan: PullPlan, report: Report
+def hashed(
+    folder: Path,
+    known: Mapping[str, str],
+    plan: PullPlan,
+    report: Report,
+    of: str = "checkpoint",
 ) -> dict[str, str]:
     """Check every file against the hub's hashes; bad files are removed so that they come again."""
     done = 0
@@ -206,13 +210,13 @@ def _hashed(
     for finding in findings:
         inside(folder, finding.file).unlink(missing_ok=True)
     raise_findings(
-        folder, findings, "the bad files were removed: pull again, or from another mirror"
+        folder, findings, "the bad files were removed: pull again, or from another mirror", of
     )
     return hashes
 
 
 @contextmanager
-def _progress(plan: PullPlan, folder: Path, report: Report) -> Iterator[None]:
+def watching(plan: PullPlan, folder: Path, report: Report) -> Iterator[None]:
     """Report the bytes on disk every half second while the block runs."""
     stop = threading.Event()
 

@@ -17,7 +17,8 @@ def git_blob(content: bytes) -> str:
 
 @dataclass
 class Hub:
-    """One repository; `commits` map a commit id to its files, `branches` a name to a commit.
+    """One repository of a `kind`; `commits` map a commit id to its files, `branches` a name to a
+    commit.
 
     Faults: `token` is demanded of every request; `gated` refuses files; `corrupt` names are served
     with a flipped byte; the answers for a file drop the connection after the bytes that `cut` lists
@@ -35,6 +36,7 @@ class Hub:
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
     served: int = 0
     endpoint: str = ""
+    kind: str = "model"
 
 
 @contextmanager
@@ -75,7 +77,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self.refuse(hub.status, "", "no")
         if hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
             return self.refuse(401, "RepoNotFound", "Repository not found")
-        api, files = f"/api/models/{hub.repository}", f"/{hub.repository}/resolve/"
+        api = f"/api/{hub.kind}s/{hub.repository}"
+        files = f"{'' if hub.kind == 'model' else '/datasets'}/{hub.repository}/resolve/"
         if path == api:
             return self.info("main")
         if path.startswith(f"{api}/revision/"):
