@@ -3,13 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from flagdeploy.evals import tiers
 from flagdeploy.evals.accuracy import Pair, accuracy
-from flagdeploy.evals.answers import Answer, account
-from flagdeploy.evals.comparison import FLIPS_SHOWN, CompareResult, flip
+from flagdeploy.evals.answers import MISSING, account
+from flagdeploy.evals.comparison import FLIPS_SHOWN, CompareResult
 from flagdeploy.evals.divergence import divergence, parting
 from flagdeploy.evals.lengths import output_length, truncation
-from flagdeploy.evals.readers.pairing import Pairing, Question, pair
+from flagdeploy.evals.pairing import Question, flips, identical
+from flagdeploy.evals.readers.matching import Asked, Matching, match
+from flagdeploy.evals.readers.recorded import GRADER, regraded
 from flagdeploy.evals.readers.samples import Samples
+from flagdeploy.evals.tiers import Tier
 from flagdeploy.evals.verdict import Finding, Verdict, judged, overall
 
 MODE = "paired answers only"
@@ -23,19 +27,15 @@ def compared(
     A question of the baseline without an answer here counts as one that was asked in vain, unless
     the candidate's run is known to have asked fewer. Raises EvalError when none can be paired.
     """
-    pairing = pair(a, b)
-    unlike = _unlike(a, b, pairing)
-    tests = _accuracy(pairing, b, margins_pp or {}) if a.grader and b.grader else [_ungraded(a, b)]
-    if unlike:
+    matching = match(a, b)
+    a, b, matching = _graded_alike(a, b, matching)
+    tests = _accuracy(matching, b, margins_pp or {}) if a.grader and b.grader else [_ungraded(a, b)]
+    if unlike := _unlike(a, b, matching):
         tests = [unlike, *(_not_judged(test) for test in tests)]
-    replies = _replies(pairing)
-    findings = judged([_paired(pairing, b), *tests, *_outputs(a, b, replies)])
-    flips = [
-        flip(x, y)
-        for x, y in replies
-        if None not in (x.score, y.score) and x.score != y.score
-    ]
-    same = [x.token_ids == y.token_ids and x.content == y.content for x, y in replies]
+    questions = [_question(x, y) for x, y in matching.pairs]
+    findings = judged([_matched(matching, b), *tests, *_outputs(a, b, questions)])
+    scored = [q for q in questions if all(answer.score is not None for answer in q.baseline)]
+    flipped = flips(scored)
     return CompareResult(
         verdict=overall(findings),
         mode=MODE,
@@ -44,41 +44,70 @@ def compared(
         baseline=a.about(),
         candidate=b.about(),
         answers={"baseline": account(a.answers), "candidate": account(b.answers)},
-        flips=tuple(flips[:FLIPS_SHOWN]),
-        flip_count=len(flips),
-        identical=sum(same) / len(same) if same and _has_texts(replies) else None,
+        flips=tuple(flipped[:FLIPS_SHOWN]),
+        flip_count=len(flipped),
+        identical=identical(questions) if _have_texts(questions) else None,
+        tiers=(Tier(tiers.ANSWERS, True, f"{len(questions)} recorded answers on both sides"),),
     )
 
 
-def _replies(pairing: Pairing) -> list[tuple[Answer, Answer]]:
-    """The answers of each pair of questions side by side, repeat by repeat."""
-    return [
-        answers for a, b in pairing.pairs for answers in zip(a.answers, b.answers, strict=False)
-    ]
+def _question(x: Asked, y: Asked) -> Question:
+    n = min(len(x.answers), len(y.answers))
+    return Question(x.answers[:n], y.answers[:n])
 
 
-def _has_texts(replies: Sequence[tuple[Answer, Answer]]) -> bool:
-    return all(answer.content or answer.token_ids for row in replies for answer in row)
+def _have_texts(questions: Sequence[Question]) -> bool:
+    return all(q.baseline[0].content and q.candidate[0].content for q in questions)
 
 
-def _paired(pairing: Pairing, b: Samples) -> Finding:
-    n = len(pairing.pairs)
-    parts = [f"{n} questions are paired by {pairing.how}"]
-    if lost := len(pairing.only_baseline):
+def _graded_alike(a: Samples, b: Samples, matching: Matching) -> tuple[Samples, Samples, Matching]:
+    """Both sides graded by the questions of the one that has them, where every reply is kept."""
+    items = {**b.items, **a.items}
+    chosen = [items.get(x.key) or items.get(y.key) for x, y in matching.pairs]
+    replies = [answer for pair in matching.pairs for side in pair for answer in side.answers]
+    if a.grader == b.grader or not all(chosen):
+        return a, b, matching
+    if not all(answer.content or answer.status in MISSING for answer in replies):
+        return a, b, matching
+    pairs = tuple(
+        (
+            replace(x, answers=tuple(regraded(item, answer) for answer in x.answers)),
+            replace(y, answers=tuple(regraded(item, answer) for answer in y.answers)),
+        )
+        for (x, y), item in zip(matching.pairs, chosen, strict=True)
+        if item
+    )
+    return _regraded(a, pairs, 0), _regraded(b, pairs, 1), replace(matching, pairs=pairs)
+
+
+def _regraded(side: Samples, pairs: Sequence[tuple[Asked, Asked]], place: int) -> Samples:
+    """`side` with the new grades of what is paired; the rest keeps its own."""
+    asked = {(pair[place].task, pair[place].key): iter(pair[place].answers) for pair in pairs}
+    rows = (
+        replace(row, answer=next(asked.get((row.answer.task, row.answer.item), iter([row.answer]))))
+        for row in side.rows
+    )
+    return replace(side, rows=tuple(rows), grader=GRADER)
+
+
+def _matched(matching: Matching, b: Samples) -> Finding:
+    n = len(matching.pairs)
+    parts = [f"{n} questions are paired by {matching.how}"]
+    if lost := len(matching.only_baseline):
         why = f"not asked here ({b.limited})" if b.limited else "counted as asked here in vain"
         parts.append(f"{lost} are only at the baseline, {why}")
-    if extra := len(pairing.only_candidate):
+    if extra := len(matching.only_candidate):
         parts.append(f"{extra} are only here and left out")
-    if pairing.gold:
-        parts.append(f"{pairing.gold} share their text but not the right answer")
-    if pairing.ambiguous:
-        parts.append(f"{pairing.ambiguous} fit several questions of the other side")
-    if unscored := sum(question.score is None for question, _ in pairing.pairs):
+    if matching.gold:
+        parts.append(f"{matching.gold} share their text but not the right answer")
+    if matching.ambiguous:
+        parts.append(f"{matching.ambiguous} fit several questions of the other side")
+    if unscored := sum(question.score is None for question, _ in matching.pairs):
         parts.append(f"{unscored} have no score at the baseline and are left out of the accuracy")
     return Finding("pairing", Verdict.INFO, "; ".join(parts), test="content hash", n=n)
 
 
-def _unlike(a: Samples, b: Samples, pairing: Pairing) -> Finding | None:
+def _unlike(a: Samples, b: Samples, matching: Matching) -> Finding | None:
     """Required: what differs between the two runs beside the deployment; None when nothing does.
 
     Then a difference in accuracy is of the prompt or of the grader as likely as of the model.
@@ -86,11 +115,11 @@ def _unlike(a: Samples, b: Samples, pairing: Pairing) -> Finding | None:
     reasons = []
     if a.grader and b.grader and a.grader != b.grader:
         reasons.append(f"graded by {a.grader} there, by {b.grader} here")
-    if pairing.prompts_differ:
-        reasons.append(f"{pairing.prompts_differ} questions were prompted otherwise")
+    if matching.prompts_differ:
+        reasons.append(f"{matching.prompts_differ} questions were prompted otherwise")
     if not reasons:
         return None
-    sentence = f"{', and '.join(reasons)}: a difference may be of that, so none is judged"
+    sentence = f"{' and '.join(reasons)}: a difference may be of that, so accuracy is not judged"
     return Finding("asked and graded alike", Verdict.INCONCLUSIVE, sentence, required=True)
 
 
@@ -102,19 +131,16 @@ def _not_judged(test: Finding) -> Finding:
 
 def _ungraded(a: Samples, b: Samples) -> Finding:
     mute = " and ".join(side.name for side in (a, b) if not side.grader)
-    sentence = (
-        f"{mute}: token ids without right and wrong, which data set and tokenizer would tell; "
-        "compare what the evaluation script made of the log"
-    )
+    sentence = f"{mute}: does not say which replies are right, so accuracy cannot be compared"
     return Finding("accuracy", Verdict.INCONCLUSIVE, sentence, required=True)
 
 
 def _accuracy(
-    pairing: Pairing, b: Samples, margins_pp: Mapping[str, float | None]
+    matching: Matching, b: Samples, margins_pp: Mapping[str, float | None]
 ) -> list[Finding]:
-    both: list[tuple[Question, Question | None]] = list(pairing.pairs)
+    both: list[tuple[Asked, Asked | None]] = list(matching.pairs)
     if not b.limited:
-        both += [(question, None) for question in pairing.only_baseline]
+        both += [(question, None) for question in matching.only_baseline]
     pairs = [
         Pair(
             x.key,
@@ -130,24 +156,24 @@ def _accuracy(
     return accuracy(pairs, margins_pp)
 
 
-def _outputs(
-    a: Samples, b: Samples, replies: Sequence[tuple[Answer, Answer]]
-) -> list[Finding]:
+def _outputs(a: Samples, b: Samples, questions: Sequence[Question]) -> list[Finding]:
     """Lengths, cut replies and greedy divergence, each where both sides keep what it needs."""
     found = []
-    tokens = [
-        (x.completion_tokens, y.completion_tokens)
-        for x, y in replies
-        if x.completion_tokens and y.completion_tokens
-    ]
+    tokens = [tokens for question in questions if (tokens := question.tokens)]
     if tokens:
         found.append(output_length(tokens))
+    replies = [
+        (x, y, question.key)
+        for question in questions
+        for x, y in zip(question.baseline, question.candidate, strict=True)
+        if x.status not in MISSING and y.status not in MISSING
+    ]
     if a.cut_known and b.cut_known:
-        answered = [row for row in replies if None not in (row[0].score, row[1].score)]
-        found.append(truncation([(x.status == "length", y.status == "length") for x, y in answered]))
+        cut = [(x.status == "length", y.status == "length") for x, y, _ in replies]
+        found.append(truncation(cut, [key for _, _, key in replies]))
     known = [
-        parting(x.item, x.token_ids, y.token_ids, cut="length" in (x.status, y.status))
-        for x, y in replies
+        parting(key, x.token_ids, y.token_ids, cut="length" in (x.status, y.status))
+        for x, y, key in replies
         if x.token_ids and y.token_ids
     ]
     if known:

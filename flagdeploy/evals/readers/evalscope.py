@@ -146,7 +146,7 @@ def _row(task: str, row: Mapping[str, Any], ended: Mapping[int, Any], cluster: s
             prediction=prediction,
             content=reply or score.get("prediction") or "",
             completion_tokens=tokens or (output.get("usage") or {}).get("output_tokens"),
-            finish_reason=finish,
+            finish_reason="length" if finish == "max_tokens" else finish,
         ),
         question=prompt,
         prompt=prompt,

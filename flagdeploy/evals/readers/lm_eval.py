@@ -111,12 +111,11 @@ def _of_file(file: Path, task: str, filter_name: str | None) -> tuple[list[Row],
         )
     chosen = [(where, row) for where, row in lines if row["filter"] == wanted]
     metric = metric or _metric(*chosen[0])
-    others = f", first of {', '.join(filters)}" if len(filters) > 1 and not filter_name else ""
     rows = [
         converted(where, "a sample of lm-eval", lambda row=row: _row(task, row, metric))
         for where, row in chosen
     ]
-    return rows, f"{metric} (filter {wanted}{others})"
+    return rows, f"{metric} (filter {wanted})"
 
 
 def _metric(where: str, row: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from flagdeploy.errors import EvalError
 from flagdeploy.evals.answers import Answer
+from flagdeploy.evals.benchmarks import Item
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Samples:
     it. `grader` says how right and wrong was decided, empty where it was not. `limited`: why not
     every question of the benchmarks was asked; empty: one without an answer was asked in vain.
     `cut_known`: whether the tool keeps which replies ended at their token limit. `greedy`: whether
-    it is known that replies were not sampled. `facts` stand in the report.
+    it is known that replies were not sampled. `items` are its questions by key where they can grade
+    a reply again. `facts` stand in the report.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Samples:
     limited: str = ""
     cut_known: bool = False
     greedy: bool = False
+    items: Mapping[str, Item] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -54,7 +57,7 @@ class Samples:
     def about(self) -> dict[str, Any]:
         """This side of a report."""
         known = {"tool": self.tool, "version": self.version, "grader": self.grader}
-        return {"name": self.name, **known, **self.facts}
+        return {**self.facts, "name": self.name, **known}
 
 
 def answer(
@@ -96,9 +99,13 @@ def digest(*parts: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each object of a JSONL file with its ``file:line``; EvalError for a line that is none."""
-    for number, line in enumerate(text_of(path).split("\n"), 1):
+def json_lines(path: Path, torn: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each object of a JSONL file with its ``file:line``; EvalError for a line that is none.
+
+    With `torn` a last line without its end is left out: a killed run leaves one.
+    """
+    text = text_of(path)
+    for number, line in enumerate(text[: text.rfind("\n") + 1 if torn else None].split("\n"), 1):
         if not line.strip():
             continue
         where = f"{path}:{number}"

@@ -6,7 +6,7 @@ the right answers agree, if there is exactly one such partner. Position in a fil
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from flagdeploy.errors import EvalError
@@ -17,7 +17,7 @@ WINDOW = 40  # characters by which a question is looked up in longer texts
 
 
 @dataclass(frozen=True)
-class Question:
+class Asked:
     """One question with all answers to it, the repeats."""
 
     key: str
@@ -30,20 +30,20 @@ class Question:
 
     @property
     def score(self) -> float | None:
-        """The mean over its scored answers; None without one."""
+        """The mean over its answers; None where one has none, which is not like the others."""
         scores = [answer.score for answer in self.answers if answer.score is not None]
-        return sum(scores) / len(scores) if scores else None
+        return sum(scores) / len(scores) if len(scores) == len(self.answers) else None
 
 
 @dataclass(frozen=True)
-class Pairing:
+class Matching:
     """`pairs` of (baseline, candidate) by `how`; the questions that only one side has; and how
     many of those share a text with the other side, whose right answer is another (`gold`) or
     which fits several questions (`ambiguous`)."""
 
-    pairs: tuple[tuple[Question, Question], ...]
-    only_baseline: tuple[Question, ...]
-    only_candidate: tuple[Question, ...]
+    pairs: tuple[tuple[Asked, Asked], ...]
+    only_baseline: tuple[Asked, ...]
+    only_candidate: tuple[Asked, ...]
     how: str
     gold: int = 0
     ambiguous: int = 0
@@ -54,7 +54,7 @@ class Pairing:
         return sum(bool(a.prompt and b.prompt and a.prompt != b.prompt) for a, b in self.pairs)
 
 
-def pair(a: Samples, b: Samples) -> Pairing:
+def match(a: Samples, b: Samples) -> Matching:
     """Baseline `a` and candidate `b`; EvalError with the reason when no question is in both."""
     ours, theirs = questions(a.rows), questions(b.rows)
     if a.identity == b.identity:
@@ -65,7 +65,7 @@ def pair(a: Samples, b: Samples) -> Pairing:
             if (question.task, question.key) in known
         ]
         if pairs:
-            return _pairing(pairs, ours, theirs, a.identity)
+            return _matching(pairs, ours, theirs, a.identity)
     if not all(question.text for question in (*ours, *theirs)):
         mute = next(side for side in (a, b) if not all(row.question for row in side.rows))
         raise EvalError(
@@ -78,13 +78,13 @@ def pair(a: Samples, b: Samples) -> Pairing:
     return _by_text(a, b, ours, theirs)
 
 
-def questions(rows: Iterable[Row]) -> list[Question]:
+def questions(rows: Iterable[Row]) -> list[Asked]:
     """Rows of one content are repeats of one question."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.answer.task, row.answer.item), []).append(row)
     return [
-        Question(
+        Asked(
             key=key,
             task=task,
             text=_plain(same[0].question),
@@ -101,17 +101,17 @@ def _plain(text: str) -> str:
     return " ".join(text.split())
 
 
-def _pairing(
-    pairs: Sequence[tuple[Question, Question]],
-    ours: Sequence[Question],
-    theirs: Sequence[Question],
+def _matching(
+    pairs: Sequence[tuple[Asked, Asked]],
+    ours: Sequence[Asked],
+    theirs: Sequence[Asked],
     how: str,
     gold: int = 0,
     ambiguous: int = 0,
-) -> Pairing:
+) -> Matching:
     mine = {id(a) for a, _ in pairs}
     other = {id(b) for _, b in pairs}
-    return Pairing(
+    return Matching(
         tuple(pairs),
         tuple(question for question in ours if id(question) not in mine),
         tuple(question for question in theirs if id(question) not in other),
@@ -121,9 +121,7 @@ def _pairing(
     )
 
 
-def _by_text(
-    a: Samples, b: Samples, ours: Sequence[Question], theirs: Sequence[Question]
-) -> Pairing:
+def _by_text(a: Samples, b: Samples, ours: Sequence[Asked], theirs: Sequence[Asked]) -> Matching:
     turned = _length(ours) > _length(theirs)
     needles, texts = (theirs, ours) if turned else (ours, theirs)
     found = _holding([question.text for question in needles], [text.text for text in texts])
@@ -145,7 +143,7 @@ def _by_text(
         raise EvalError(_nothing(a, b, gold, ambiguous))
     order = {id(question): place for place, question in enumerate(ours)}
     pairs.sort(key=lambda row: order[id(row[0])])
-    return _pairing(pairs, ours, theirs, "question text and right answer", gold, ambiguous)
+    return _matching(pairs, ours, theirs, "question text and right answer", gold, ambiguous)
 
 
 def _nothing(a: Samples, b: Samples, gold: int, ambiguous: int) -> str:
@@ -158,7 +156,7 @@ def _nothing(a: Samples, b: Samples, gold: int, ambiguous: int) -> str:
     return f"{a.name} and {b.name} have no question in common: {reason}"
 
 
-def _length(questions: Sequence[Question]) -> int:
+def _length(questions: Sequence[Asked]) -> int:
     return sum(len(question.text) for question in questions) // max(1, len(questions))
 
 
@@ -186,11 +184,3 @@ def right(gold: str) -> str:
     answer = gold.rpartition("####")[2].strip().rstrip(".")
     answer = re.sub(r"^\((.+)\)$", r"\1", answer)
     return re.sub(r"[,$\s]", "", answer).casefold()
-
-
-def totals(questions: Iterable[Question]) -> Mapping[str, int]:
-    """How many questions of each benchmark."""
-    counts: dict[str, int] = {}
-    for question in questions:
-        counts[question.task] = counts.get(question.task, 0) + 1
-    return counts
