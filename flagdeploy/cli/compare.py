@@ -16,16 +16,16 @@ def compare(
     candidate: Annotated[
         str | None,
         typer.Argument(
-            metavar="[NAME|URL|BUNDLE]",
-            help="A running deployment, an endpoint, a recorded bundle or a published table. "
-            "Default: the deployment that runs.",
+            metavar="[NAME|URL|BUNDLE|FILE]",
+            help="A running deployment, an endpoint, a recorded bundle, a published table, or "
+            "answers of another tool. Default: the deployment that runs.",
             autocompletion=complete.deployments,
         ),
     ] = None,
     baseline: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME|URL|BUNDLE",
+            metavar="NAME|URL|BUNDLE|FILE",
             help="A file of env/baselines/ by its name, a path, or an endpoint to record first.",
             autocompletion=complete.baselines,
         ),
@@ -79,6 +79,12 @@ def compare(
     all_tiers: Annotated[
         bool, typer.Option("--all-tiers", help="Ask everything, also when FAIL is already shown.")
     ] = False,
+    filter_name: Annotated[
+        str | None,
+        typer.Option(
+            "--filter", help="Which filter of lm-eval's samples counts. Default: its first."
+        ),
+    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only say how much a verdict takes; asks no endpoint.")
     ] = False,
@@ -107,6 +113,8 @@ def compare(
       flagdeploy compare http://host:8000 --baseline h200   any OpenAI-compatible endpoint
       flagdeploy compare mlu590 --baseline h100             two published tables
       flagdeploy compare --from-table scores.csv            task,n,base,cand
+      flagdeploy compare mlu/out --baseline h100/out        lm-eval, evalscope, MLPerf output
+      flagdeploy compare --baseline deepseek.refpt          a Tenstorrent token reference
       flagdeploy compare --baseline h100 --suite standard   every question, and its own noise
       flagdeploy compare --plan --baseline h100 --margin 1  questions, repeats, tokens, time
     """
@@ -140,6 +148,7 @@ def compare(
             margin_pp=margin,
             early=early,
             all_tiers=all_tiers,
+            filter_name=filter_name,
             report=report,
         )
     data = result.to_json()

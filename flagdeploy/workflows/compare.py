@@ -19,12 +19,22 @@ from flagdeploy.evals.bundle import Bundle
 from flagdeploy.evals.capabilities import probe
 from flagdeploy.evals.client import Client, Endpoint, Patience, run
 from flagdeploy.evals.comparison import CompareResult, about_table, recordings, scored, totals
+from flagdeploy.evals.readers.refpt import TokenReference
+from flagdeploy.evals.readers.samples import Samples
 from flagdeploy.evals.suites import chosen, suite_named
 from flagdeploy.evals.tables import Table, normalized, pair_tables, read_pairs
 from flagdeploy.records import report as reports
 from flagdeploy.records.events import Report, silent
 from flagdeploy.workflows import baseline as baselines
-from flagdeploy.workflows.sides import Side, baseline_side, candidate_side, check_baseline, deployed
+from flagdeploy.workflows.imported import with_imported
+from flagdeploy.workflows.sides import (
+    Side,
+    baseline_side,
+    candidate_side,
+    check_baseline,
+    check_filter,
+    deployed,
+)
 from flagdeploy.workflows.tiers import Work, about_endpoint, against_bundle
 
 
@@ -42,6 +52,7 @@ def compare(
     margin_pp: float | None = None,
     early: bool = False,
     all_tiers: bool = False,
+    filter_name: str | None = None,
     patience: Patience | None = None,
     report: Report = silent,
 ) -> CompareResult:
@@ -55,7 +66,7 @@ def compare(
 
     A tier that shows FAIL ends the run, and where tokens show DIFFERENT, answers are asked only
     until harm is shown or excluded; `all_tiers` asks everything all the same. `early` ends a run
-    at PASS too, at the price of some power.
+    at PASS too, at the price of some power. `filter_name` chooses among lm-eval's filters.
 
     Raises UsageError for unknown names, EvalError when a side cannot be asked.
     """
@@ -69,8 +80,9 @@ def compare(
     else:
         root = workspaces.find(str(workspace) if workspace else None)
         check_baseline(baseline, root)
-        b = candidate_side(candidate, root)
-        a = baseline_side(baseline, b, root)
+        b = candidate_side(candidate, root, filter_name)
+        a = baseline_side(baseline, b, root, filter_name)
+        check_filter(filter_name, a, b)
         name = b.name if isinstance(b, Endpoint) else ""
         folder = benchmarks or (root / "examples" / name if name else None)
         about = {"deployment": deployed(b, root)} if name and isinstance(b, Endpoint) else {}
@@ -134,6 +146,8 @@ def _recorded(endpoint: Endpoint, work: Work) -> Bundle:
 
 def _compared(a: Side, b: Side, work: Work) -> CompareResult:
     match a, b:
+        case (Samples() | TokenReference(), _) | (_, Samples() | TokenReference()):
+            return with_imported(a, b, work)
         case Bundle(), Endpoint():
             return run(against_bundle(a, b, work))
         case Bundle(), Bundle():

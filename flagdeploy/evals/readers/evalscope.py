@@ -16,11 +16,11 @@ from flagdeploy.evals.readers.samples import (
     Row,
     Samples,
     answer,
-    converted,
     digest,
     fraction,
     json_lines,
     only,
+    reading,
     text_of,
 )
 
@@ -59,14 +59,9 @@ def read(path: Path) -> Samples:
             if not is_row(row):
                 missing = ", ".join(sorted(KEYS - row.keys()))
                 raise EvalError(f"{where}: not a review of evalscope: has no {missing}")
-            rows.append(
-                converted(
-                    where,
-                    "a review of evalscope",
-                    lambda row=row, ended=ended, task=task, c=cluster: _row(task, row, ended, c),
-                )
-            )
-            graders.setdefault(task, _metric(row["sample_score"]["score"]) or "")
+            with reading(where, "a review of evalscope"):
+                rows.append(_row(task, row, ended, cluster))
+                graders.setdefault(task, _metric(row["sample_score"]["score"]) or "")
     said = list(dict.fromkeys(filter(None, graders.values())))
     limit = config.get("limit")
     return Samples(

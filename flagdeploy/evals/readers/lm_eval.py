@@ -16,12 +16,12 @@ from flagdeploy.evals.readers.samples import (
     Row,
     Samples,
     answer,
-    converted,
     digest,
     fraction,
     json_file,
     json_lines,
     only,
+    reading,
 )
 
 TOOL = "lm-eval"
@@ -111,10 +111,10 @@ def _of_file(file: Path, task: str, filter_name: str | None) -> tuple[list[Row],
         )
     chosen = [(where, row) for where, row in lines if row["filter"] == wanted]
     metric = metric or _metric(*chosen[0])
-    rows = [
-        converted(where, "a sample of lm-eval", lambda row=row: _row(task, row, metric))
-        for where, row in chosen
-    ]
+    rows = []
+    for where, row in chosen:
+        with reading(where, "a sample of lm-eval"):
+            rows.append(_row(task, row, metric))
     return rows, f"{metric} (filter {wanted})"
 
 
@@ -182,7 +182,8 @@ def _said(row: Mapping[str, Any]) -> tuple[str, str | None]:
 
 
 def _gold(row: Mapping[str, Any]) -> str:
-    target = str(row["target"])
+    """The target; of a worked solution as in GSM8K, what it comes to."""
+    target = str(row["target"]).rpartition("#### ")[2]
     return _letter(int(target)) if _is_choice(row) and target.isdecimal() else target
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flagdeploy.errors import EvalError
-from flagdeploy.evals.readers.samples import Row, Samples, answer, converted, json_lines, text_of
+from flagdeploy.evals.readers.samples import Row, Samples, answer, json_lines, reading, text_of
 
 TOOL = "MLPerf LoadGen"
 IDENTITY = "the sample's index in the benchmark's data set"
@@ -39,8 +39,8 @@ def read(path: Path) -> Samples:
     entries = 0
     for where, entry in _entries(path, text):
         entries += 1
-        row = converted(where, "an entry of LoadGen", lambda entry=entry: _row(entry))
-        rows.setdefault(entry["qsl_idx"], row)
+        with reading(where, "an entry of LoadGen"):
+            rows.setdefault(int(entry["qsl_idx"]), _row(entry))
     if not rows:
         raise EvalError(f"{path}: holds no samples", hint="was it a performance run?")
     facts = {"repeated entries": entries - len(rows)} if entries > len(rows) else {}

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from flagdeploy.errors import EvalError
-from flagdeploy.evals.readers.samples import Row, Samples, answer, converted, digest, json_file
+from flagdeploy.evals.readers.samples import Row, Samples, answer, digest, json_file, reading
+from flagdeploy.formats.data_frame import read_columns
 
 TOOL = "MLPerf reference"
 QUESTIONS = "data set, question and ground truth"
@@ -20,10 +21,21 @@ INDICES = "data set, sample index and ground truth"
 REPEATS = {"aime25": 8, "gpqa_diamond": 5, "livecodebench_v6": 3}
 
 
-def is_table(columns: Mapping[str, Any]) -> bool:
-    return {"dataset", "ground_truth"} <= columns.keys() and bool(
-        {"prompt_accuracy", "is_correct"} & columns.keys()
-    )
+def read_pickle(path: Path) -> Samples:
+    """A pickled table of either script; EvalError when it is none, or of something else."""
+    try:
+        columns = read_columns(path)
+    except OSError as error:
+        raise EvalError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise EvalError(f"{path}: {error}", "only pickled pandas tables are read") from None
+    if not {"dataset", "ground_truth", "extracted_answer"} <= columns.keys():
+        raise EvalError(
+            f"{path}: has the columns {', '.join(columns)}",
+            hint="give the table that MLPerf's evaluation script saved, with `extracted_answer`",
+        )
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return of_rows(path, rows)
 
 
 def read_json(path: Path) -> Samples:
@@ -40,14 +52,10 @@ def read_json(path: Path) -> Samples:
 def of_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Samples:
     """The samples of a table's rows; EvalError naming the row that is none."""
     clusters = _repeats(rows)
-    made = tuple(
-        converted(
-            f"{path}: row {number}",
-            "an output of MLPerf's evaluation",
-            lambda row=row, cluster=clusters.get(number, ""): _row(row, cluster),
-        )
-        for number, row in enumerate(rows)
-    )
+    made = []
+    for number, row in enumerate(rows):
+        with reading(f"{path}: row {number}", "an output of MLPerf's evaluation"):
+            made.append(_row(row, clusters.get(number, "")))
     asked = bool(rows) and "question" in rows[0]
     return Samples(
         name=str(path),
@@ -55,7 +63,7 @@ def of_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Samples:
         version="unknown",
         identity=QUESTIONS if asked else INDICES,
         grader="MLPerf reference exact_match" if asked else "MLPerf reference is_correct",
-        rows=made,
+        rows=tuple(made),
         facts={"benchmark": "deepseek-r1" if asked else "gpt-oss-120b"},
     )
 

@@ -12,7 +12,7 @@ from flagdeploy.errors import EvalError
 from flagdeploy.evals.answers import MISSING, Answer, Record, by_shape, graded
 from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.bundle import Bundle
-from flagdeploy.evals.readers.samples import Row, Samples, answer, converted, json_lines
+from flagdeploy.evals.readers.samples import Row, Samples, answer, json_lines, reading
 
 TOOL = "flagdeploy"
 IDENTITY = "flagdeploy's hash of benchmark, prompt and right answer"
@@ -33,9 +33,8 @@ def read(path: Path) -> Samples:
         if not is_row(row):
             raise EvalError(f"{where}: not a record of flagdeploy")
         given = {key: row[key] for key in row.keys() & known}
-        rows[row["request"]] = converted(
-            where, "a record of flagdeploy", lambda given=given: Row(_ungraded(Record(**given)))
-        )
+        with reading(where, "a record of flagdeploy"):
+            rows[row["request"]] = Row(_ungraded(Record(**given)))
     return Samples(
         name=str(path),
         tool=TOOL,

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,10 +135,11 @@ def text_of(path: Path) -> str:
         raise EvalError(f"{path}: is not UTF-8 text: {error}") from None
 
 
-def converted(where: str, what: str, make: Callable[[], Row]) -> Row:
-    """`make()`, whose errors over a row that is not `what` become an EvalError at `where`."""
+@contextmanager
+def reading(where: str, what: str) -> Iterator[None]:
+    """Errors over a row that is not `what` become an EvalError at `where`."""
     try:
-        return make()
+        yield
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise EvalError(f"{where}: not {what}: {type(error).__name__} {error}") from None
 
