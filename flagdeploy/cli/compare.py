@@ -16,16 +16,16 @@ def compare(
     candidate: Annotated[
         str | None,
         typer.Argument(
-            metavar="[NAME|URL|BUNDLE]",
-            help="A running deployment, an endpoint, a recorded bundle or a published table. "
-            "Default: the deployment that runs.",
+            metavar="[NAME|URL|BUNDLE|FILE]",
+            help="A running deployment, an endpoint, a recorded bundle, a published table, or "
+            "answers of another tool. Default: the deployment that runs.",
             autocompletion=complete.deployments,
         ),
     ] = None,
     baseline: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME|URL|BUNDLE",
+            metavar="NAME|URL|BUNDLE|FILE",
             help="A file of env/baselines/ by its name, a path, or an endpoint to ask beside.",
             autocompletion=complete.baselines,
         ),
@@ -91,6 +91,12 @@ def compare(
     top_p: Annotated[
         float | None, typer.Option("--top-p", min=0.0, max=1.0, help="With --temperature.")
     ] = None,
+    filter_name: Annotated[
+        str | None,
+        typer.Option(
+            "--filter", help="Which filter of lm-eval's samples counts. Default: its first."
+        ),
+    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only say how much a verdict takes; asks no endpoint.")
     ] = False,
@@ -121,6 +127,8 @@ def compare(
             --temperature 0.6 --top-p 0.95                  two live ones, sampled in turn
       flagdeploy compare mlu590 --baseline h100             two published tables
       flagdeploy compare --from-table scores.csv            task,n,base,cand
+      flagdeploy compare mlu/out --baseline h100/out        lm-eval, evalscope, MLPerf output
+      flagdeploy compare --baseline deepseek.refpt          a Tenstorrent token reference
       flagdeploy compare --baseline h100 --suite standard   every question, and its own noise
       flagdeploy compare --baseline h100 --report r.html    a page to sign; .md .xml .json too
       flagdeploy compare --plan --baseline h100 --margin 1  questions, repeats, tokens, time
@@ -156,6 +164,7 @@ def compare(
             repeats=repeats,
             temperature=temperature,
             top_p=top_p,
+            filter_name=filter_name,
             report=report,
         )
     data = result.to_json()

@@ -23,8 +23,8 @@ def read(path: Path, columns: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
     """Every row of `path`, in order, one at a time where the format allows.
 
     `columns` name the cells of a .csv or .tsv whose first line is no header: lacks one of
-    these names. Raises EvalError, with the line where there is one, for a file that is not what its name
-    says; UsageError for a name that says nothing, and when pyarrow is wanted and not there.
+    these names. Raises EvalError, with the line where there is one, for a file that is not what
+    its name says; UsageError for a name that says nothing, and when pyarrow is wanted but absent.
     """
     reader = _READERS.get(path.suffix.lower())
     if reader is None:

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from flagdeploy.evals.answers import all_of
+from flagdeploy.evals.at_once import all_of
 from flagdeploy.evals.client import Client
 from flagdeploy.evals.journal import Journal
 from flagdeploy.evals.teacher_forcing import Passage, Position

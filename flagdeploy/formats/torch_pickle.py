@@ -17,6 +17,8 @@ _FUNCTIONS = {
     "collections OrderedDict",
     "torch._utils _rebuild_tensor_v2",
     "torch._utils _rebuild_parameter",
+    "_codecs encode",  # how protocol 2 writes bytes
+    "torch.torch_version TorchVersion",  # torch.__version__, a subclass of str
 }
 
 
@@ -41,7 +43,7 @@ def parse_state(raw: bytes) -> Any:
     """The object that a pickle of torch.save describes, with `Tensor` in the place of tensors.
 
     Raises ValueError with the reason for anything that torch.save does not write for a nest of
-    dicts, lists, tuples, numbers, strings and tensors.
+    dicts, lists, tuples, numbers, strings, bytes and tensors.
     """
     return parse(raw, _VOCABULARY)
 
@@ -57,6 +59,10 @@ def _call(function: Any, arguments: Any) -> Any:
             return Tensor(storage, offset, shape, stride)
         case Global("torch._utils _rebuild_parameter"), (Tensor() as tensor, *_):
             return tensor
+        case Global("_codecs encode"), (str(text), "latin1"):
+            return text.encode("latin1")
+        case Global("torch.torch_version TorchVersion"), (str(version),):
+            return version
     raise TypeError
 
 

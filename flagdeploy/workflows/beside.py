@@ -14,7 +14,8 @@ from typing import Any
 from flagdeploy import __version__
 from flagdeploy.errors import EvalError, UsageError
 from flagdeploy.evals import parity, teacher_forcing
-from flagdeploy.evals.answers import GREEDY, MISSING, Answer, Sampling, all_of, ask
+from flagdeploy.evals.answers import GREEDY, MISSING, Answer, Sampling, ask
+from flagdeploy.evals.at_once import all_of
 from flagdeploy.evals.benchmarks import Benchmark, Item, load_benchmarks
 from flagdeploy.evals.bundle import Bundle
 from flagdeploy.evals.capabilities import Capabilities, probe

@@ -18,13 +18,23 @@ from flagdeploy.evals.bundle import Bundle
 from flagdeploy.evals.capabilities import probe
 from flagdeploy.evals.client import Client, Endpoint, Patience, run
 from flagdeploy.evals.comparison import CompareResult, about_table, recordings, scored, totals
+from flagdeploy.evals.readers.refpt import TokenReference
+from flagdeploy.evals.readers.samples import Samples
 from flagdeploy.evals.repeats import sampling
 from flagdeploy.evals.suites import chosen, suite_named
 from flagdeploy.evals.tables import Table, normalized, pair_tables, read_pairs
 from flagdeploy.records import report as reports
 from flagdeploy.records.events import Report, silent
 from flagdeploy.workflows import baseline as baselines
-from flagdeploy.workflows.sides import Side, baseline_side, candidate_side, check_baseline, lock
+from flagdeploy.workflows.imported import with_imported
+from flagdeploy.workflows.sides import (
+    Side,
+    baseline_side,
+    candidate_side,
+    check_baseline,
+    check_filter,
+    lock,
+)
 from flagdeploy.workflows.tiers import about_endpoint, against_bundle, against_endpoint
 from flagdeploy.workflows.work import Work
 
@@ -46,6 +56,7 @@ def compare(
     repeats: int | str | None = None,
     temperature: float | None = None,
     top_p: float | None = None,
+    filter_name: str | None = None,
     patience: Patience | None = None,
     report: Report = silent,
 ) -> CompareResult:
@@ -62,7 +73,8 @@ def compare(
     at PASS too, at the price of some power. `repeats` answers to each question, ``auto`` for 1, 2,
     4, 8, 16 until decided, sampled at `temperature` with `top_p`; None leaves them to the suite.
 
-    Two live sides are asked the same questions in turn, at equal concurrency.
+    Two live sides are asked the same questions in turn, at equal concurrency. `filter_name`
+    chooses among lm-eval's filters.
 
     Raises UsageError for unknown names, EvalError when a side cannot be asked.
     """
@@ -76,8 +88,9 @@ def compare(
     else:
         root = workspaces.find(str(workspace) if workspace else None)
         check_baseline(baseline, root)
-        b = candidate_side(candidate, root)
-        a = baseline_side(baseline, b, root)
+        b = candidate_side(candidate, root, filter_name)
+        a = baseline_side(baseline, b, root, filter_name)
+        check_filter(filter_name, a, b)
         name = b.name if isinstance(b, Endpoint) else ""
         folder = benchmarks or (root / "examples" / name if name else None)
         work = Work(
@@ -146,6 +159,8 @@ def _recorded(endpoint: Endpoint, work: Work) -> Bundle:
 
 def _compared(a: Side, b: Side, work: Work) -> CompareResult:
     match a, b:
+        case (Samples() | TokenReference(), _) | (_, Samples() | TokenReference()):
+            return with_imported(a, b, work)
         case Bundle(), Endpoint():
             return run(against_bundle(a, b, work))
         case Endpoint(), Endpoint():

@@ -1,4 +1,7 @@
-"""From what a user names to a side of a comparison: an endpoint, a bundle or a table."""
+"""From what a user names to a side of a comparison.
+
+An endpoint, a bundle, a table of published scores, or what another tool recorded.
+"""
 
 import os
 from pathlib import Path
@@ -11,29 +14,65 @@ from flagdeploy.config.secret import Secret
 from flagdeploy.errors import UsageError
 from flagdeploy.evals.bundle import SUFFIX, Bundle, fingerprint, read_bundle
 from flagdeploy.evals.client import Endpoint
+from flagdeploy.evals.readers import detect, lm_eval, refpt
+from flagdeploy.evals.readers.refpt import TokenReference
+from flagdeploy.evals.readers.samples import Samples
 from flagdeploy.evals.tables import Table, read_table
 from flagdeploy.records.run import latest
 
-Side = Endpoint | Bundle | Table
+Side = Endpoint | Bundle | Table | Samples | TokenReference
 FOLDER = Path("env", "baselines")
 
 
-def candidate_side(given: Side | str | None, root: Path) -> Side:
-    if isinstance(given, Endpoint | Bundle | Table):
+def candidate_side(given: Side | str | None, root: Path, filter_name: str | None = None) -> Side:
+    """`filter_name` chooses among the filters of lm-eval's samples."""
+    if isinstance(given, Side):
         return given
+    if given and _is_of_another_tool(Path(given)):
+        return _of_another_tool(Path(given), filter_name)
     if given and (Path(given).is_file() or given in names(root)):
         return find(given, root)
     return endpoint_of(given, root)
 
 
-def baseline_side(given: Side | str | None, candidate: Side, root: Path) -> Side:
-    if isinstance(given, Endpoint | Bundle | Table):
+def baseline_side(
+    given: Side | str | None, candidate: Side, root: Path, filter_name: str | None = None
+) -> Side:
+    if isinstance(given, Side):
         return given
     assert given is not None, "check_baseline comes first"
     if given.startswith(("http://", "https://")):
         return endpoint_of(given, root)
+    if _is_of_another_tool(Path(given)):
+        return _of_another_tool(Path(given), filter_name)
     name = candidate.name if isinstance(candidate, Endpoint) else ""
     return find(given, root, name or None)
+
+
+def check_filter(filter_name: str | None, *sides: Side) -> None:
+    """Raise UsageError for a filter where no side has filters."""
+    tools = [side.tool for side in sides if isinstance(side, Samples)]
+    if filter_name and lm_eval.TOOL not in tools:
+        raise UsageError(f"--filter {filter_name}: only lm-eval's samples have filters")
+
+
+def _is_of_another_tool(path: Path) -> bool:
+    """Any file but a table or a bundle, and a folder that is known to hold answers."""
+    if not path.is_file():
+        return detect.is_folder(path)
+    table = path.suffix in (".yaml", ".yml")
+    return not (table or path.name.endswith(SUFFIX) or _start(path) == b"\x1f\x8b")
+
+
+def _of_another_tool(path: Path, filter_name: str | None) -> Samples | TokenReference:
+    if path.is_file() and (path.suffix in refpt.SUFFIXES or _start(path) == b"PK"):
+        return refpt.read(path)
+    return detect.read_samples(path, filter_name)
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(2)
 
 
 def check_baseline(given: Side | str | None, root: Path) -> None:
@@ -46,7 +85,8 @@ def check_baseline(given: Side | str | None, root: Path) -> None:
     if not isinstance(given, str) or given.startswith(("http://", "https://")):
         return
     known = names(root)
-    if not Path(given).is_file() and given not in {*known, *(n.split("/")[-1] for n in known)}:
+    there = Path(given).is_file() or detect.is_folder(Path(given))
+    if not there and given not in {*known, *(n.split("/")[-1] for n in known)}:
         raise UsageError(f"no baseline `{given}`", hint=f"there are: {', '.join(known)}")
 
 
