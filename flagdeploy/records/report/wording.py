@@ -17,6 +17,11 @@ MEANINGS = {
     "DIFFERENT": "another model than the baseline; harm beyond the margins was not shown",
     "INCONCLUSIVE": "not enough evidence for either verdict",
 }
+SCORING = {
+    "S": "by prefill, one request per sequence",
+    "D": "by greedy decoding",
+    "P": "by prefill, one request per position",
+}
 STATUSES = {
     "ok": "an answer was found",
     "length": "cut by the token limit; counts as wrong",
@@ -43,7 +48,7 @@ def about(result: Result) -> str:
     """How the comparison was made and how to read a verdict."""
     share = result["identical"]
     same = f" {share:.1%} of all replies are identical word for word." if share is not None else ""
-    looks = "".join(f" {part}" for part in looked(result))
+    looks = "".join(f" {part}" for part in (*scored(result), *looked(result)))
     return (
         f"Mode: {mode(result)}; suite {result['suite']}; started {result['started']}, took "
         f"{result['seconds']:.0f} s.{same}{looks} {rule(result)} Tests marked * are required."
@@ -61,6 +66,14 @@ def rule(result: Result) -> str:
         "A test passes when its interval lies within the margin, fails when it lies beyond, and "
         "is open otherwise."
     )
+
+
+def scored(result: Result) -> Iterator[str]:
+    """How each side scored the given tokens, where the result says so."""
+    found = result.get("scoring") or {}
+    if found.get("mode"):
+        mine, theirs = (SCORING[found[side]] for side in ("mode", "baseline"))
+        yield f"Tokens scored {mine}" + ("." if mine == theirs else f", at the baseline {theirs}.")
 
 
 def looked(result: Result) -> Iterator[str]:

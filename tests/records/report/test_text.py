@@ -63,3 +63,22 @@ def test_the_most_serious_test_is_explained_first() -> None:
         "margins was not shown"
     )
     assert [line.split(":")[0] for line in shown[7:9]] == ["b", "accuracy, a|b"]
+
+
+def test_how_tokens_were_scored_and_how_often_the_run_looked() -> None:
+    looks = {
+        "number": 2,
+        "information": [0.25, 0.5, 1.0],
+        "spending": "quadratic",
+        "alpha": 0.05,
+        "spent": 0.0125,
+    }
+    scoring = {"mode": "S", "baseline": "P", "why": ""}
+    for form in ("markdown", "html"):
+        shown = render({**RESULT, "scoring": scoring, "looks": looks}, form)
+        assert (
+            "Tokens scored by prefill, one request per sequence, at the baseline by prefill, one "
+            "request per position. Ended at look 2 of 3, with 50% of the answers planned; 0.0125 "
+            "of alpha 0.05 was spent (quadratic spending)."
+        ) in shown
+        assert "K. K. G. Lan and D. L. DeMets" in shown
