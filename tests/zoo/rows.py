@@ -186,7 +186,7 @@ FAULTS = [
     _fault(
         "think-tag-missing",
         "the template ends without <think>",
-        text.template_edited("<think>\\n", ""),
+        text.template_edited("<think>\n", ""),
     ),
     _fault(
         "tokenizer-revision", "think tags are plain text to the tokenizer", text.think_tags_as_text
