@@ -162,8 +162,8 @@ FAULTS = [
     # decoding alone: prefill, and with it teacher forcing, is right
     _fault(
         "mtp-unchecked",
-        "every second token is the MTP layer's draft, unchecked",
-        drafts.accepted_unchecked,
+        "after each token 3 drafts of the MTP layer, accepted unchecked",
+        drafts.accepted_unchecked(3),
     ),
     _fault(
         "positions-shifted",
@@ -290,6 +290,11 @@ LIMITS = [
         "scale-transposed-mlp",
         "block scales of a dense gate_proj transposed",
         weights.scale_transposed(GATE),
+    ),
+    _limit(
+        "mtp-unchecked-1",
+        "after each token 1 draft of the MTP layer, accepted unchecked",
+        drafts.accepted_unchecked(1),
     ),
     _limit("max-tokens-100", "a gateway cuts max_tokens to 100", requests.max_tokens_capped(100)),
     _limit(

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -72,6 +73,7 @@ def _compared(row: Row, machine: Machine) -> dict[str, Any]:
         serving = time.monotonic()
         out = machine.work / "logs" / f"{row.name}.json"
         out.unlink(missing_ok=True)
+        shutil.rmtree(machine.work / "records" / row.name, ignore_errors=True)
         asked = _ask(row, machine, url, out, deadline - time.monotonic())
     if not out.is_file():
         lines = (asked.stderr or asked.stdout).strip().splitlines()

@@ -11,77 +11,115 @@ from flagdeploy.server.kv import BatchCache
 from flagdeploy.server.mla import use_absorbed_attention
 from flagdeploy.server.model import LoadedModel
 from zoo.checkpoints import EXAMPLE, stored
-from zoo.faults import replaced
+from zoo.faults import Change, replaced
 
 EXPERTS = 8
 
 
-def accepted_unchecked(loaded: LoadedModel) -> LoadedModel:
-    """Every second token is the MTP layer's draft; the main model scores it and is not heeded."""
-    layer = mtp_layer(loaded)
-    hidden: dict[str, Tensor] = {}
-    loaded.model.model.norm.register_forward_hook(lambda _, given, out: hidden.update(last=out))
-    plain_prefill, plain_decode = Forward.prefill, Forward.decode
-    plain_join, plain_leave = BatchCache.join, BatchCache.leave
-    rows: dict[int, Tensor] = {}  # per row of the batch what left the main model's last norm
+def accepted_unchecked(count: int) -> Change:
+    """After each token of the main model come `count` drafts of the MTP layer, never verified.
 
-    def draft(
-        states: Tensor, ids: Tensor, positions: Tensor, visible: Tensor, cache: Any
+    Beyond the first draft the layer goes on from its own output, as vLLM's and SGLang's
+    multi-step drafting with one MTP layer does.
+    """
+    return lambda loaded: _Drafting(loaded, count).installed()
+
+
+class _Drafting:
+    """Runs the MTP layer beside the main model, with its keys and values as one more layer's.
+
+    `states` holds for each row of the batch two vectors [2, size]: what left the main model's
+    last norm, and what left the MTP layer, both at the newest position.
+    """
+
+    def __init__(self, loaded: LoadedModel, count: int) -> None:
+        self.loaded, self.count = loaded, count
+        self.layer = mtp_layer(loaded)
+        self.main = torch.empty(0)
+        self.states: dict[int, Tensor] = {}
+        loaded.model.model.norm.register_forward_hook(self._keep)
+
+    def _keep(self, _: Any, given: Any, out: Tensor) -> None:
+        self.main = out
+
+    def installed(self) -> LoadedModel:
+        plain_prefill, plain_decode = Forward.prefill, Forward.decode
+        plain_join, plain_leave = BatchCache.join, BatchCache.leave
+
+        def prefill(
+            forward: Forward, cache: Any, ids: tuple[int, ...], start: int, *, all_logits: bool
+        ) -> tuple[Tensor, int]:
+            logits, count = plain_prefill(forward, cache, ids, start, all_logits=all_logits)
+            assert (start, count) == (0, len(ids)), "the model in the box has short prompts"
+            cache.state = self._prefilled(ids, cache)
+            return logits, count
+
+        def decode(forward: Forward, tokens: list[int], lengths: list[int]) -> Tensor:
+            drafts, after = self._drafted(tokens, lengths, forward.cache)
+            logits = plain_decode(forward, tokens, lengths)
+            both = torch.stack([self.main[:, 0], after], dim=1)
+            self.states.update(enumerate(both))
+            drafted = torch.tensor(self._phases(lengths), device=self.loaded.device) > 0
+            return torch.where(drafted[:, None], drafts, logits)
+
+        def join(cache: BatchCache, row: int, prefilled: Any) -> None:
+            plain_join(cache, row, prefilled)
+            self.states[row] = prefilled.state
+
+        def leave(cache: BatchCache, row: int, last: int) -> None:
+            plain_leave(cache, row, last)
+            self.states[row] = self.states[last]
+
+        replaced(Forward, "prefill", prefill)
+        replaced(Forward, "decode", decode)
+        replaced(BatchCache, "join", join)
+        replaced(BatchCache, "leave", leave)
+        return self.loaded
+
+    def _phases(self, lengths: list[int]) -> list[int]:
+        """Per row 0 where the main model's token is taken, else which draft it is."""
+        return [length % (self.count + 1) for length in lengths]
+
+    def _prefilled(self, ids: tuple[int, ...], cache: Any) -> Tensor:
+        # The last position waits for the first new token; decoding writes it.
+        following = torch.tensor([[*ids[1:], 0]], device=self.loaded.device)
+        positions = torch.arange(len(ids), device=self.loaded.device)
+        visible = positions <= positions[:, None]
+        newest = self.main[0, -1]
+        self._run(self.main, following, positions[None], visible[None], cache)
+        return torch.stack([newest, newest])
+
+    def _drafted(
+        self, tokens: list[int], lengths: list[int], cache: BatchCache
+    ) -> tuple[Tensor, Tensor]:
+        """Logits [B, V] of the drafts, and what left the layer [B, size]."""
+        states = [
+            self.states[row][int(phase > 1)] for row, phase in enumerate(self._phases(lengths))
+        ]
+        positions = torch.tensor(lengths, device=self.loaded.device) - 1
+        cache.begin(positions, max(lengths))
+        visible = torch.arange(max(lengths), device=self.loaded.device) <= positions[:, None]
+        ids = torch.tensor(tokens, device=self.loaded.device)[:, None]
+        before = torch.stack(states)[:, None]
+        after = self._run(before, ids, positions[:, None], visible[:, None], cache)
+        logits: Tensor = self.loaded.model.lm_head(self.layer.shared_head["norm"](after))
+        return logits[:, 0].float(), after[:, 0]
+
+    def _run(
+        self, states: Tensor, ids: Tensor, positions: Tensor, visible: Tensor, cache: Any
     ) -> Tensor:
-        joined = torch.cat(
-            [layer.enorm(loaded.model.model.embed_tokens(ids)), layer.hnorm(states)], dim=-1
-        )
-        states = layer.eh_proj(joined)
+        """DeepSeek-V3 report, section 2.2: the state at a position and the token after it."""
+        embedded = self.layer.enorm(self.loaded.model.model.embed_tokens(ids))
+        states = self.layer.eh_proj(torch.cat([embedded, self.layer.hnorm(states)], dim=-1))
         mask = torch.zeros(visible.shape, dtype=states.dtype, device=states.device)
-        states = layer(
+        after: Tensor = self.layer(
             states,
             attention_mask=mask.masked_fill_(~visible, -torch.inf)[:, None],
             position_ids=positions,
             past_key_values=cache,
-            position_embeddings=loaded.model.model.rotary_emb(states, positions),
+            position_embeddings=self.loaded.model.model.rotary_emb(states, positions),
         )
-        logits: Tensor = loaded.model.lm_head(layer.shared_head["norm"](states))
-        return logits.float()
-
-    def prefill(
-        self: Forward, cache: Any, ids: tuple[int, ...], start: int, *, all_logits: bool
-    ) -> tuple[Tensor, int]:
-        logits, count = plain_prefill(self, cache, ids, start, all_logits=all_logits)
-        assert (start, count) == (0, len(ids)), "the model in the box has short prompts"
-        # The last position waits for the first new token; decoding writes it.
-        following = torch.tensor([[*ids[1:], 0]], device=loaded.device)
-        positions = torch.arange(count, device=loaded.device)
-        visible = positions <= positions[:, None]
-        draft(hidden["last"], following, positions[None], visible[None], cache)
-        cache.hidden = hidden["last"][0, -1]
-        return logits, count
-
-    def decode(self: Forward, tokens: list[int], lengths: list[int]) -> Tensor:
-        before = torch.stack([rows[row] for row in range(len(tokens))])[:, None]
-        positions = torch.tensor(lengths, device=loaded.device) - 1
-        total = max(lengths)
-        self.cache.begin(positions, total)
-        visible = torch.arange(total, device=loaded.device) <= positions[:, None]
-        ids = torch.tensor(tokens, device=loaded.device)[:, None]
-        drafts = draft(before, ids, positions[:, None], visible[:, None], self.cache)[:, 0]
-        logits = plain_decode(self, tokens, lengths)
-        rows.update(enumerate(hidden["last"][:, 0]))
-        drafted = torch.tensor([length % 2 == 1 for length in lengths], device=loaded.device)
-        return torch.where(drafted[:, None], drafts, logits)
-
-    def join(self: BatchCache, row: int, prefilled: Any) -> None:
-        plain_join(self, row, prefilled)
-        rows[row] = prefilled.hidden
-
-    def leave(self: BatchCache, row: int, last: int) -> None:
-        plain_leave(self, row, last)
-        rows[row] = rows[last]
-
-    replaced(Forward, "prefill", prefill)
-    replaced(Forward, "decode", decode)
-    replaced(BatchCache, "join", join)
-    replaced(BatchCache, "leave", leave)
-    return loaded
+        return after
 
 
 def mtp_layer(loaded: LoadedModel) -> Any:
