@@ -30,13 +30,17 @@ SHOWN += ("clusters", "p", "needed_n")
 
 @dataclass(frozen=True)
 class Machine:
-    """Where rows run: a torch device, CPU threads per server, and the machine's name."""
+    """Where rows run: a torch device, CPU threads per server, the machine's name, a work folder.
+
+    Rows are compared with `baseline` and end after `limit_s` seconds.
+    """
 
     device: str
     threads: int
     name: str
     work: Path
     limit_s: float
+    baseline: Path = BASELINE
 
 
 def missing(row: Row, machine: Machine) -> str:
@@ -101,7 +105,15 @@ def _ask(
     row: Row, machine: Machine, url: str, out: Path, timeout: float
 ) -> subprocess.CompletedProcess[str]:
     asking = row.asking if "--concurrency" in row.asking else ("--concurrency", str(AT_ONCE))
-    command = [sys.executable, "-m", "flagdeploy", "compare", url, "--baseline", str(BASELINE)]
+    command = [
+        sys.executable,
+        "-m",
+        "flagdeploy",
+        "compare",
+        url,
+        "--baseline",
+        str(machine.baseline),
+    ]
     command += ["--suite", "quick", "--json", str(out), "--quiet", *asking]
     command += ["--record", str(machine.work / "records" / row.name)]
     return subprocess.run(

@@ -1,15 +1,18 @@
 """Speculative decoding with DeepSeek's MTP layer whose drafts nobody checks."""
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from flagdeploy.server import batch, sampling
 from flagdeploy.server.forward import Forward
 from flagdeploy.server.kv import BatchCache
 from flagdeploy.server.mla import use_absorbed_attention
 from flagdeploy.server.model import LoadedModel
+from flagdeploy.server.sampling import Choice
 from zoo.checkpoints import EXAMPLE, stored
 from zoo.faults import Change, replaced
 
@@ -37,6 +40,7 @@ class _Drafting:
         self.layer = mtp_layer(loaded)
         self.main = torch.empty(0)
         self.states: dict[int, Tensor] = {}
+        self.chosen_from: Tensor | None = None
         loaded.model.model.norm.register_forward_hook(self._keep)
 
     def _keep(self, _: Any, given: Any, out: Tensor) -> None:
@@ -60,7 +64,13 @@ class _Drafting:
             both = torch.stack([self.main[:, 0], after], dim=1)
             self.states.update(enumerate(both))
             drafted = torch.tensor(self._phases(lengths), device=self.loaded.device) > 0
-            return torch.where(drafted[:, None], drafts, logits)
+            self.chosen_from = torch.where(drafted[:, None], drafts, logits)
+            return logits  # log-probabilities are those of the main model, as vLLM reports them
+
+        def next_tokens(logits: Tensor, choices: Sequence[Choice]) -> list[int]:
+            if self.chosen_from is not None:
+                logits, self.chosen_from = self.chosen_from, None
+            return sampling.next_tokens(logits, choices)
 
         def join(cache: BatchCache, row: int, prefilled: Any) -> None:
             plain_join(cache, row, prefilled)
@@ -72,6 +82,7 @@ class _Drafting:
 
         replaced(Forward, "prefill", prefill)
         replaced(Forward, "decode", decode)
+        replaced(batch, "next_tokens", next_tokens)
         replaced(BatchCache, "join", join)
         replaced(BatchCache, "leave", leave)
         return self.loaded
