@@ -1,6 +1,7 @@
 """Results of any number of machines as one Markdown table."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ TITLES = {
     "proof": "Variants whose verdict is the result",
     "limit": "Limits: so mild that `quick` need not see them",
 }
-COUNTED = ("PASS", "FAIL", "DIFFERENT", "INCONCLUSIVE")
+LONGEST = 200  # characters of a reason, where it can be cut
 Result = dict[str, Any]
 
 
@@ -81,11 +82,19 @@ def _line(row: Row, results: Sequence[Result]) -> str:
     else:
         where = ", ".join(r["machine"] for r in results)
         cells.append(f"{next(iter(verdicts))} ({where})" if results else "not run")
-    cells.append(results[0]["reason"] if results else "")
+    cells.append(brief(results[0]["reason"]) if results else "")
     if row.kind == "limit":
         cells.append(_deciding(results[0]) if results else "")
     cells.append(", ".join(f"{r['seconds']:.0f}" for r in results))
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def brief(sentence: str) -> str:
+    """Without what stands in brackets, and of many clauses only the first."""
+    short = re.sub(r" \([^()]*\)", "", sentence)
+    while len(short) > LONGEST and "; " in short:
+        short = short.rpartition("; ")[0]
+    return short
 
 
 def _deciding(result: Result) -> str:

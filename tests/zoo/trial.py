@@ -93,12 +93,15 @@ def brief(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def reason(result: dict[str, Any]) -> str:
-    """The first test that has the overall verdict; for INCONCLUSIVE what withheld a PASS."""
+    """The first test that has the overall verdict; of a PASS logit noise and accuracy."""
+    if result["verdict"] == "PASS":
+        tests = {test["name"]: test["sentence"] for test in result["tests"]}
+        shown = ("teacher-forced logit noise", "accuracy, all benchmarks")
+        return "; ".join(tests[name] for name in shown if name in tests)
     for test in result["tests"]:
-        if test["verdict"] == result["verdict"] != "PASS":
+        if test["verdict"] == result["verdict"]:
             return f"{test['name']}: {test['sentence']}"
-    words = [test["sentence"] for test in result["tests"] if "noise" in test["name"]]
-    return words[0] if words else result["tests"][0]["sentence"]
+    return result["tests"][0]["sentence"]
 
 
 def _ask(
