@@ -226,7 +226,7 @@ HARMLESS = [
     _harmless("bf16", "computed in BF16", options=("--dtype", "bfloat16")),
     _harmless("fp16", "computed in FP16", options=("--dtype", "float16")),
     _harmless(
-        "batch-8", "at most 8 sequences at once", options=("--max-num-seqs", "8"), seconds=120
+        "batch-12", "at most 12 sequences at once", options=("--max-num-seqs", "12"), seconds=120
     ),
     _harmless(
         "batch-256",
@@ -234,9 +234,11 @@ HARMLESS = [
         options=("--max-num-seqs", "256"),
         asking=("--concurrency", "256"),
     ),
-    _harmless("concurrency-6", "6 requests in flight", asking=("--concurrency", "6"), seconds=150),
+    _harmless(
+        "concurrency-10", "10 requests in flight", asking=("--concurrency", "10"), seconds=150
+    ),
     _harmless("one-thread", "one CPU thread", options=("--threads", "1")),
-    _harmless("cpu", "FP32 on a CPU", device="cpu", seconds=200),
+    _harmless("cpu", "FP32 on the same machine's CPU", device="cpu", needs=("cuda",), seconds=200),
     _harmless("one-shard", "the checkpoint in one file", checkpoint="one-shard"),
     _harmless("many-shards", "the checkpoint in 23 files", checkpoint="many-shards"),
     _harmless("fp8-round-trip", "BF16 to FP8 blocks and back", checkpoint="fp8-bf16"),
@@ -281,6 +283,7 @@ HARMLESS = [
 
 LIMITS = [
     _limit("norm-epsilon-1e-5", "norm epsilon 1e-5 for 1e-6", attention.norm_epsilon(1e-5)),
+    _limit("norm-epsilon-1e-4", "norm epsilon 1e-4 for 1e-6", attention.norm_epsilon(1e-4)),
     _limit("rope-theta-10100", "rope theta 10100 for 10000", attention.rope_theta(10100.0)),
     _limit("router-bf16", "router in BF16 for FP32", routing.scores_in(torch.bfloat16)),
     _limit("router-e4m3", "router in FP8 (E4M3)", routing.scores_in(torch.float8_e4m3fn)),

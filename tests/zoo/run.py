@@ -120,8 +120,8 @@ def name(device: str) -> str:
     if device.startswith("cuda"):
         import torch
 
-        return str(torch.cuda.get_device_name(device))
-    return f"CPU, {os.cpu_count()} cores {platform.machine()}"
+        return str(torch.cuda.get_device_name(device)).removeprefix("NVIDIA ")
+    return f"{platform.machine()} CPU"
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def summary(results: Sequence[Result]) -> str:
 
 
 def _head(kind: str) -> list[str]:
-    columns = ["deployment", "what was done", "verdict", "first reason", "seconds"]
+    columns = ["deployment", "what was done", "verdict", "first reason", "on", "seconds"]
     if kind == "limit":
         columns.insert(4, "what would decide")
     return [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
@@ -80,11 +80,11 @@ def _line(row: Row, results: Sequence[Result]) -> str:
     if len(verdicts) > 1:
         cells.append(", ".join(f"{r['verdict']} ({r['machine']})" for r in results))
     else:
-        where = ", ".join(r["machine"] for r in results)
-        cells.append(f"{next(iter(verdicts))} ({where})" if results else "not run")
-    cells.append(brief(results[0]["reason"]) if results else "")
+        cells.append(next(iter(verdicts)))
+    cells.append(brief(results[0]["reason"]))
     if row.kind == "limit":
-        cells.append(_deciding(results[0]) if results else "")
+        cells.append(_deciding(results[0]))
+    cells.append(", ".join(r["machine"] for r in results))
     cells.append(", ".join(f"{r['seconds']:.0f}" for r in results))
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 

@@ -115,5 +115,5 @@ def test_a_table_of_two_machines(tmp_path: Path) -> None:
         "CPU: 0 of 1 faults caught, 1 of 1 harmless changes passed; "
         "not as expected: int4-rtn PASS\n"
     )
-    assert "| FAIL (GPU), PASS (CPU) | a\\|b | 2, 9 |" in text
-    assert "| PASS (CPU) | ok | 8 |" in text
+    assert "| FAIL (GPU), PASS (CPU) | a\\|b | GPU, CPU | 2, 9 |" in text
+    assert "| PASS | ok | CPU | 8 |" in text

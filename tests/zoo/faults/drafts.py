@@ -113,7 +113,8 @@ class _Drafting:
         ids = torch.tensor(tokens, device=self.loaded.device)[:, None]
         before = torch.stack(states)[:, None]
         after = self._run(before, ids, positions[:, None], visible[:, None], cache)
-        logits: Tensor = self.loaded.model.lm_head(self.layer.shared_head["norm"](after))
+        after = self.layer.shared_head["norm"](after)
+        logits: Tensor = self.loaded.model.lm_head(after)
         return logits[:, 0].float(), after[:, 0]
 
     def _run(
