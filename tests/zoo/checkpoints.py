@@ -76,8 +76,10 @@ def _train(work: Path, device: str) -> None:
     import torch
     from safetensors.torch import save_file
     from torch.nn import functional
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, logging
 
+    logging.set_verbosity_error()  # the MTP layer is no part of the plain model
+    logging.disable_progress_bar()
     sys.path.insert(0, str(EXAMPLE))
     import itertools
 

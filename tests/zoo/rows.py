@@ -244,7 +244,13 @@ HARMLESS = [
     _harmless("fp8-round-trip", "BF16 to FP8 blocks and back", checkpoint="fp8-bf16"),
     _harmless("tp-2", "sums in 2 BF16 parts, as TP=2 makes them", kernels.tensor_parallel(2)),
     _harmless("tp-8", "sums in 8 BF16 parts, as TP=8 makes them", kernels.tensor_parallel(8)),
-    _harmless("attention-expanded", "latents expanded, not absorbed", kernels.expanded_attention),
+    _harmless(
+        "attention-expanded",
+        "latents expanded at every step, not absorbed",
+        kernels.expanded_attention,
+        needs=("cuda",),  # 250 times the work: too slow elsewhere
+        seconds=90,
+    ),
     _harmless("experts-eager", "experts one by one, not grouped", kernels.experts("eager")),
     _harmless("prefill-chunks", "prefill in chunks of 32 tokens", kernels.prefill_chunks(32)),
     _harmless("tf32", "matrix products in TF32", kernels.tf32, needs=("cuda",)),
