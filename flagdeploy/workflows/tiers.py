@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flagdeploy.evals import agreement, own_floor, parity, teacher_forcing, tiers
-from flagdeploy.evals.answers import GREEDY, Answer, Sampling, ask
+from flagdeploy.evals.answers import GREEDY, Answer, Sampling, ask, write_answers
 from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.bundle import Bundle
 from flagdeploy.evals.capabilities import Capabilities, probe
@@ -190,13 +190,28 @@ class _Run:
         plan = tiers.stages(len(items), self.work.sampling.repeats, early, most)
         if self.work.all_tiers:
             plan = tiers.stages(len(items), plan[-1].repeats, early=False)
+        why = ""
         for stage in plan:
             why = await self.look(items, stage)
             if why and not stage.look.last:
                 self.work.report(Event("answer", f"{why}: asking no more"))
-                return Tier(tiers.ANSWERS, True, f"{_asked(stage, plan[-1])}: {why}")
-        why = f": {self.work.note}" if self.work.note else ""
-        return Tier(tiers.ANSWERS, True, _asked(stage, plan[-1]) + why)
+                break
+        else:
+            why = self.work.note
+        self.keep_graded()
+        return Tier(tiers.ANSWERS, True, _asked(stage, plan[-1]) + (f": {why}" if why else ""))
+
+    def keep_graded(self) -> None:
+        """All answers beside the log, where each part of the run had left only its own."""
+        if path := self.work.path("answers.graded.jsonl"):
+            write_answers(path, self.all_answers)
+        if path and isinstance(self.baseline, Live):
+            write_answers(path.with_name("answers-baseline.graded.jsonl"), self.baseline.answers)
+
+    @property
+    def all_answers(self) -> list[Answer]:
+        known = [self.answers.get(item.key, []) for item in self.a.items]
+        return [answer for answers in known for answer in answers]
 
     async def look(self, items: Sequence[Item], stage: Stage) -> str:
         """Ask what `stage` wants beyond what is known, test it all, and say why that decides."""
@@ -213,7 +228,7 @@ class _Run:
             about_endpoint(self.b, self.capabilities, self.work),
             self.findings,
             [answer for answer in self.baseline.answers if answer.item in keys],
-            [answer for answers in self.answers.values() for answer in answers],
+            self.all_answers,
             self.mode,
             self.figures,
             look=stage.look,

@@ -147,6 +147,8 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
         seen = len(stub.seen)
         again = compare(*sides, **options)
     assert untimed(again) == untimed(whole)
+    graded = (tmp_path / "answers.graded.jsonl").read_text().splitlines()
+    assert len(graded) == asked(whole)
     assert not any(
         "prompt_logprobs" in body and len(body["prompt"]) > 40 for body in stub.seen[seen:]
     )
