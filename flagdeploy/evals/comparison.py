@@ -8,7 +8,7 @@ from flagdeploy.errors import EvalError
 from flagdeploy.evals import agreement, parity, tiers
 from flagdeploy.evals.answers import Answer, account
 from flagdeploy.evals.bundle import Bundle
-from flagdeploy.evals.pairing import drawn, flips, identical, pair_up, tests
+from flagdeploy.evals.pairing import drawn, findings_of, flips, identical, pair_up
 from flagdeploy.evals.sequential import Look
 from flagdeploy.evals.tables import Row, Score, Table, normalized
 from flagdeploy.evals.tiers import Tier
@@ -119,7 +119,7 @@ def paired(
     """
     questions = pair_up(recorded, answers)
     greedy = a.manifest["sampling"]["temperature"] == 0 and not sampled
-    findings = judged([*findings, *tests(a, questions, greedy, look)], planned)
+    findings = judged([*findings, *findings_of(a, questions, greedy, look)], planned)
     flipped = flips(
         questions, {item.key: item.messages[-1]["content"] for item in a.items if item.messages}
     )

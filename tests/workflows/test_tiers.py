@@ -10,9 +10,10 @@ from evals.stub_endpoint import serving
 from flagdeploy.errors import UsageError
 from flagdeploy.evals.client import Endpoint
 from flagdeploy.evals.comparison import CompareResult
+from flagdeploy.evals.pairing import planned_tests
 from flagdeploy.records.events import Event
 from flagdeploy.workflows.compare import compare
-from workflows.test_compare import N, compared, model, verdicts, workspace
+from workflows.test_compare import N, bundle, compared, model, verdicts, workspace
 
 __all__ = ["workspace"]  # the fixture
 
@@ -105,6 +106,12 @@ def test_standard_measures_the_candidate_against_itself(workspace: Path) -> None
     assert finding.verdict == "DIFFERENT"
     assert "the mark of nondeterministic kernels" in finding.sentence
     assert finding.sentence.startswith("scored at 16 and at 64 requests at once, it differs")
+
+
+def test_an_early_alarm_is_adjusted_for_as_many_tests_as_a_whole_run_makes(workspace: Path) -> None:
+    result = compared(model(0.2), workspace, suite="standard")
+    made = sum(finding.p is not None for finding in result.findings)
+    assert made == planned_tests(bundle(workspace), scored=True, greedy=True, own_floor=True)
 
 
 def test_without_scores_the_candidate_answers_twice(workspace: Path) -> None:
