@@ -59,6 +59,7 @@ def compare(
     temperature: float | None = None,
     top_p: float | None = None,
     filter_name: str | None = None,
+    mode: str | None = None,
     patience: Patience | None = None,
     report: Report = silent,
 ) -> CompareResult:
@@ -76,7 +77,8 @@ def compare(
     4, 8, 16 until decided, sampled at `temperature` with `top_p`; None leaves them to the suite.
 
     Two live sides are asked the same questions in turn, at equal concurrency. `filter_name`
-    chooses among lm-eval's filters.
+    chooses among lm-eval's filters. `mode` scores tokens in that mode of `evals.scoring` and not in
+    the best one that both sides have.
 
     Raises UsageError for unknown names, EvalError when a side cannot be asked.
     """
@@ -107,6 +109,7 @@ def compare(
             margin_pp=margin_pp,
             early=early,
             all_tiers=all_tiers,
+            mode=mode,
         )
         if isinstance(a, Endpoint) and not isinstance(b, Endpoint):
             a = _recorded(a, work)
