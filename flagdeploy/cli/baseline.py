@@ -39,6 +39,12 @@ def record(
     ] = "16,64",
     sequences: Annotated[int, typer.Option(min=0, help="Teacher-forced sequences.")] = 64,
     limit: Annotated[int | None, typer.Option(min=1, help="Questions of each benchmark.")] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            metavar="S|D|P", help="Score sequences in this mode only. Default: S if it can, and D."
+        ),
+    ] = None,
     benchmarks: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder with benchmark.yaml. Default: the deployment's."),
@@ -81,6 +87,7 @@ def record(
             concurrency=_widths(concurrency),
             sequences=sequences,
             limit=limit,
+            mode=mode,
             checkpoint=checkpoint,
             facts=_pairs(fact or []),
             record_dir=record_dir,

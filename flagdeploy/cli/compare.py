@@ -97,6 +97,14 @@ def compare(
             "--filter", help="Which filter of lm-eval's samples counts. Default: its first."
         ),
     ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            metavar="S|D|P",
+            help="Score tokens by prefill (S), greedy decoding (D) or one request each (P). "
+            "Default: the first of these that both sides have.",
+        ),
+    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only say how much a verdict takes; asks no endpoint.")
     ] = False,
@@ -165,6 +173,7 @@ def compare(
             temperature=temperature,
             top_p=top_p,
             filter_name=filter_name,
+            mode=mode,
             report=report,
         )
     data = result.to_json()

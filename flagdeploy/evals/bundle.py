@@ -1,8 +1,12 @@
 """A baseline bundle: everything a later comparison needs of an endpoint that may be gone by then.
 
-One gzip file of JSON lines. The first is the manifest (`BUNDLE_FORMAT`, endpoint facts,
-deployment, checkpoint, noise floor), then one line per parity prompt, question with its answer,
-and scored passage, each with its `kind`. The same content gives the same bytes.
+One gzip file of JSON lines. The first is the manifest (`BUNDLE_FORMAT`, endpoint facts, what it
+makes of the parameters of a request, deployment, checkpoint, repeats and noise floor), then one
+line per parity prompt, question with its answer, and scored passage, each with its `kind`. The
+same content gives the same bytes.
+
+Format 1 had no parameters, no repeats one by one, no mode D, and wrote log-probabilities as
+decimals; it is read still.
 """
 
 import gzip
@@ -10,7 +14,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +22,12 @@ from typing import Any
 from flagdeploy.errors import EvalError
 from flagdeploy.evals.answers import Answer
 from flagdeploy.evals.benchmarks import Item
+from flagdeploy.evals.packing import pack, pack_beside, unpack, unpack_beside
 from flagdeploy.evals.parity import Prompt
-from flagdeploy.evals.teacher_forcing import Passage, Position
+from flagdeploy.evals.teacher_forcing import Passage
 
-BUNDLE_FORMAT = "flagdeploy-baseline/1"
+BUNDLE_FORMAT = "flagdeploy-baseline/2"
+READ = (BUNDLE_FORMAT, "flagdeploy-baseline/1")
 SUFFIX = ".jsonl.gz"
 WHOLE_FILES = 2**30  # bytes of checkpoint up to which every file is hashed from end to end
 
@@ -50,6 +56,11 @@ class Bundle:
     def noise_floor(self) -> Mapping[str, Any]:
         """Baseline against itself at another concurrency; empty when it was recorded once."""
         return self.manifest.get("noise_floor") or {}
+
+    def floor_of(self, mode: str) -> Mapping[str, Any]:
+        """`noise_floor` with the figures of teacher forcing in `mode`."""
+        floor = self.noise_floor
+        return {**floor, **floor["decoded"]} if mode == "D" and "decoded" in floor else floor
 
 
 def write_bundle(path: Path, bundle: Bundle) -> None:
@@ -81,17 +92,22 @@ def _rows(bundle: Bundle) -> Iterator[dict[str, Any]]:
         }
         yield {"kind": "answer", "item": asdict(item), "answer": brief}
     for passage in bundle.passages:
-        yield {"kind": "passage", **asdict(passage), "positions": _packed(passage.positions)}
+        yield _passage_row(passage)
 
 
-def _packed(positions: Iterable[Position]) -> dict[str, list[Any]]:
-    # Four decimals of a nat lie below every margin and keep a bundle small.
-    rows = list(positions)
-    return {
-        "logprob": [round(row.logprob, 4) for row in rows],
-        "ids": [list(row.top) for row in rows],
-        "nats": [[round(value, 4) for value in row.top.values()] for row in rows],
+def _passage_row(passage: Passage) -> dict[str, Any]:
+    row = {
+        "kind": "passage",
+        "key": passage.key,
+        "task": passage.task,
+        "prompt": passage.prompt,
+        "continuation": passage.continuation,
+        "mode": passage.mode,
+        "positions": pack(passage.positions),
     }
+    if passage.decoded:
+        row["decoded"] = pack_beside(passage.decoded, passage.positions)
+    return row
 
 
 def read_bundle(path: Path) -> Bundle:
@@ -101,7 +117,7 @@ def read_bundle(path: Path) -> Bundle:
         rows = [json.loads(line) for line in lines]
     except (OSError, EOFError, ValueError) as error:
         raise EvalError(f"{path}: not a readable baseline bundle: {error}") from None
-    if not rows or rows[0].get("format") != BUNDLE_FORMAT:
+    if not rows or rows[0].get("format") not in READ:
         found = rows[0].get("format") if rows else "nothing"
         raise EvalError(f"{path}: expected a bundle of format {BUNDLE_FORMAT}, found {found}")
     kinds: dict[str, list[dict[str, Any]]] = {}
@@ -143,17 +159,15 @@ def _answer(item: Item, row: dict[str, Any]) -> Answer:
 
 
 def _passage(row: dict[str, Any]) -> Passage:
-    packed = row["positions"]
-    positions = (
-        Position(logprob, dict(zip(ids, nats, strict=True)))
-        for logprob, ids, nats in zip(packed["logprob"], packed["ids"], packed["nats"], strict=True)
-    )
+    packed, decoded = row["positions"], row.get("decoded")
     return Passage(
         row["key"],
         row["task"],
         tuple(row["prompt"]),
         tuple(row["continuation"]),
-        tuple(positions),
+        unpack(packed),
+        row.get("mode", "S"),
+        unpack_beside(decoded, packed) if decoded else (),
     )
 
 

@@ -5,9 +5,10 @@ from typing import Any
 
 from flagdeploy.errors import EvalError
 from flagdeploy.evals.client import Client, Reply
-from flagdeploy.evals.shape import is_scored
+from flagdeploy.evals.wire import DECODING, OWN_IDS, SCORING, Form, with_ignored_eos
 
 TOP_K = (20, 10, 5, 1)  # vLLM's --max-logprobs is 20 unless raised
+DECODED = 4  # tokens asked for to see whether decoded ones come with log-probabilities
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,10 @@ class Capabilities:
     """Facts of one endpoint.
 
     `prompt_logprobs` is the most alternatives per prompt token it returns for a prompt given as
-    token ids (0: none). `echo_logprobs` is OpenAI's older form of the same, recorded only.
+    token ids (0: none), `scoring` the form that gets them (`wire.SCORING`). `logprobs` and
+    `decoding` (`wire.DECODING`) are the same for tokens that follow the prompt; `decodes` whether
+    for more than one of them, `ignore_eos` whether also past an end token. `echo_logprobs`:
+    OpenAI's older form of prompt log-probabilities is answered.
     """
 
     model: str
@@ -24,6 +28,17 @@ class Capabilities:
     prompt_logprobs: int
     echo_logprobs: bool
     version: str | None
+    scoring: str = ""
+    decoding: str = ""
+    logprobs: int = 0
+    decodes: bool = False
+    ignore_eos: bool = False
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """How its tokens can be scored, the best first: S, D, P of `scoring`."""
+        able = {"S": self.scoring, "D": self.decoding and self.decodes, "P": self.decoding}
+        return tuple(mode for mode, can in able.items() if can)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -53,13 +68,17 @@ async def probe(client: Client) -> Capabilities:
     prompt = (chat.body or {}).get("prompt_token_ids")
     ids = prompt or [1, 2]
     version = await client.get_beside("/version")
+    scoring, most = await _scoring(client, model, ids)
+    decoding = await _decoding(client, model, ids)
     return Capabilities(
         model=model,
         max_model_len=card.get("max_model_len"),
         return_token_ids=bool(prompt),
-        prompt_logprobs=await _most_prompt_logprobs(client, model, ids),
+        prompt_logprobs=most,
         echo_logprobs=await _echo_logprobs(client, model, ids),
         version=(version.body or {}).get("version"),
+        scoring=scoring,
+        **decoding,
     )
 
 
@@ -98,12 +117,34 @@ def _cards(body: Any) -> dict[str, dict[str, Any]]:
     return {str(model["id"]): model for model in models if "id" in model}
 
 
-async def _most_prompt_logprobs(client: Client, model: str, ids: list[int]) -> int:
-    for k in TOP_K:
-        reply = await client.post("/completions", scoring_payload(model, ids, k))
-        if prompt_logprobs(reply, len(ids)) is not None:
-            return k
-    return 0
+async def _scoring(client: Client, model: str, ids: list[int]) -> tuple[str, int]:
+    """The first form that scores a prompt, and the most alternatives it gives."""
+    for form in SCORING:
+        for k in TOP_K:
+            reply = await send(client, form, form.payload(model, ids, k, 1))
+            if form.read(reply.body, ids) is not None:
+                return form.name, k
+            if reply.status != "refused":  # neither fewer alternatives will help it
+                break
+    return "", 0
+
+
+async def _decoding(client: Client, model: str, ids: list[int]) -> dict[str, Any]:
+    """The first form that scores following tokens; a form that gives just one comes last."""
+    single: dict[str, Any] = {}
+    for form in DECODING:
+        for k in TOP_K[-1:] if form.name in OWN_IDS else TOP_K:
+            for ignored in (True, False):
+                payload = form.payload(model, ids, k, DECODED)
+                payload = with_ignored_eos(form, payload) if ignored else payload
+                rows = form.read((await send(client, form, payload)).body, ids)
+                if not rows:
+                    continue
+                found = {"decoding": form.name, "logprobs": k, "ignore_eos": ignored}
+                if len(rows) > 1:
+                    return {**found, "decodes": True}
+                single = single or found
+    return single
 
 
 async def _echo_logprobs(client: Client, model: str, ids: list[int]) -> bool:
@@ -114,29 +155,6 @@ async def _echo_logprobs(client: Client, model: str, ids: list[int]) -> bool:
     return len(scored) >= len(ids)
 
 
-def scoring_payload(model: str, ids: list[int], k: int) -> dict[str, Any]:
-    """The request that scores a prompt of token ids: one new token, k alternatives per position.
-
-    Wire format: vLLM `prompt_logprobs` of /v1/completions (also of this project's server).
-    """
-    return {
-        "model": model,
-        "prompt": ids,
-        "max_tokens": 1,
-        "temperature": 0,
-        "prompt_logprobs": k,
-    }
-
-
-def prompt_logprobs(reply: Reply, length: int) -> list[dict[str, Any] | None] | None:
-    """`choices[0].prompt_logprobs` of a reply: `length` entries, the first null; None if absent."""
-    if reply.body is None:
-        return None
-    entries = (reply.body.get("choices") or [{}])[0].get("prompt_logprobs")
-    if (
-        not isinstance(entries, list)
-        or len(entries) != length
-        or not all(map(is_scored, entries[1:]))
-    ):
-        return None
-    return entries
+async def send(client: Client, form: Form, payload: dict[str, Any]) -> Reply:
+    post = client.post_beside if form.beside else client.post
+    return await post(form.path, payload)

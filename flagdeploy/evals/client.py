@@ -146,7 +146,13 @@ class Client:
         The body is the same; token ids are no part of it. Raises EvalError when the endpoint was
         given up (see Breaker).
         """
-        url = self.base + path
+        return await self._post(self.base + path, payload, stream)
+
+    async def post_beside(self, path: str, payload: dict[str, Any]) -> Reply:
+        """`post` to a path that lies beside /v1, such as ``/generate``."""
+        return await self._post(self.base.removesuffix("/v1") + path, payload, False)
+
+    async def _post(self, url: str, payload: dict[str, Any], stream: bool) -> Reply:
         async with self._slots:
             return await self._breaker.run(
                 lambda: self._attempts("POST", url, payload, stream, self.patience.attempts)

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flagdeploy.errors import EvalError
-from flagdeploy.evals import agreement, parity, tiers
+from flagdeploy.evals import agreement, parameters, parity, tiers
 from flagdeploy.evals.answers import Answer, account
 from flagdeploy.evals.bundle import Bundle
-from flagdeploy.evals.pairing import drawn, flips, identical, pair_up, tests
+from flagdeploy.evals.pairing import drawn, findings_of, flips, identical, pair_up
 from flagdeploy.evals.sequential import Look
 from flagdeploy.evals.tables import Row, Score, Table, normalized
 from flagdeploy.evals.tiers import Tier
@@ -27,7 +27,7 @@ class CompareResult:
     `mode` is ``paired with teacher forcing``, ``paired answers only`` or ``published totals``:
     results of different modes are not comparable with each other. `tiers` says what ran and why
     the rest did not; `looks`, where the run looked more than once, at which share of its plan it
-    ended and what it had spent of alpha by then.
+    ended and what it had spent of alpha by then; `scoring` in which mode tokens were scored.
     """
 
     verdict: Verdict
@@ -43,6 +43,7 @@ class CompareResult:
     figures: Mapping[str, Any] = field(default_factory=dict)  # what a report draws
     tiers: tuple[Tier, ...] = ()
     looks: Mapping[str, Any] = field(default_factory=dict)
+    scoring: Mapping[str, Any] = field(default_factory=dict)
     started: str = ""
     seconds: float = 0.0
 
@@ -58,6 +59,7 @@ class CompareResult:
             "suite": self.suite,
             "tiers": [tier.to_json() for tier in self.tiers],
             "looks": dict(self.looks),
+            "scoring": dict(self.scoring),
             "tests": [finding.to_json() for finding in self.findings],
             "answers": self.answers,
             "identical": self.identical,
@@ -80,12 +82,12 @@ def recordings(a: Bundle, b: Bundle) -> CompareResult:
     known = {prompt.name: prompt for prompt in b.prompts}
     both = [(prompt, known[prompt.name]) for prompt in a.prompts if prompt.name in known]
     differences = parity.differences([x for x, _ in both], [y for _, y in both])
-    finding = agreement.parity(differences, len(both))
+    found = [agreement.parity(differences, len(both))]
+    if a.manifest.get("parameters") and b.manifest.get("parameters"):
+        found += parameters.compared(a.manifest["parameters"], b.manifest["parameters"])
     about = {"name": b.name, **b.manifest}
     sampled = b.manifest["sampling"]["temperature"] != 0
-    result = paired(
-        a, about, [finding], a.answers, b.answers, "paired answers only", sampled=sampled
-    )
+    result = paired(a, about, found, a.answers, b.answers, "paired answers only", sampled=sampled)
     no_endpoint = "both sides are recordings, and scoring takes an endpoint"
     return replace(
         result,
@@ -119,7 +121,7 @@ def paired(
     """
     questions = pair_up(recorded, answers)
     greedy = a.manifest["sampling"]["temperature"] == 0 and not sampled
-    findings = judged([*findings, *tests(a, questions, greedy, look)], planned)
+    findings = judged([*findings, *findings_of(a, questions, greedy, look)], planned)
     flipped = flips(
         questions, {item.key: item.messages[-1]["content"] for item in a.items if item.messages}
     )

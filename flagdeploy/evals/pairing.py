@@ -66,7 +66,9 @@ def pair_up(recorded: Iterable[Answer], answers: Iterable[Answer]) -> list[Quest
     return [Question(tuple(x[:n]), tuple(y[:n])) for x, y, n in both]
 
 
-def tests(a: Bundle, questions: Sequence[Question], greedy: bool, look: Look) -> list[Finding]:
+def findings_of(
+    a: Bundle, questions: Sequence[Question], greedy: bool, look: Look
+) -> list[Finding]:
     """Accuracy, flips, lengths, cut replies and, for `greedy` ones, where texts part.
 
     p values and intervals are those of `look`, so that a run may end at any of its looks.

@@ -39,6 +39,7 @@ CONVERSATIONS = {
     "leading newline": _said(("user", "\n\nWhat is 7*8?")),
     "digits": _said(("user", "1234567890 + 0.5 - 1,000")),
     "symbols": _said(("user", "\\boxed{x} $5 50% #1 a_b")),
+    "long text": _said(("user", " ".join(map(str, range(200))))),
     "Chinese": _said(("user", "\u4e00\u52a0\u4e00\u7b49\u4e8e\u51e0\uff1f")),
 }
 

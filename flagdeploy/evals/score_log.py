@@ -27,10 +27,12 @@ async def scored(
     k: int,
     score: Callable[[Passage], Awaitable[Mapping[str, tuple[Position, ...]]]],
     report: Report,
+    mode: str = "S",
 ) -> Scores:
     """`score` of every passage, by key; those in the journal at `path` are taken from there.
 
-    One that failed is in neither, and is tried again by the next run. `k` alternatives are asked.
+    One that failed is in neither, and is tried again by the next run. `k` alternatives are asked,
+    in `mode` of `scoring`.
     """
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(path)) if path else None
@@ -38,7 +40,7 @@ async def scored(
         found: Scores = {}
 
         async def one(passage: Passage) -> None:
-            request = _request(client, passage, k)
+            request = _request(client, passage, k, mode)
             if request in known:
                 found[passage.key] = _positions(known[request]["positions"])
             else:
@@ -48,7 +50,13 @@ async def scored(
                     await journal.append({"request": request, "positions": positions})
             done = len(found)
             report(
-                Event("score", "teacher forcing", done=done, total=len(passages), unit="sequences")
+                Event(
+                    "score",
+                    f"teacher forcing, mode {mode}",
+                    done=done,
+                    total=len(passages),
+                    unit="sequences",
+                )
             )
 
         await all_of(one(passage) for passage in passages)
@@ -56,8 +64,9 @@ async def scored(
         return {p.key: found[p.key] for p in passages if p.key in found}
 
 
-def _request(client: Client, passage: Passage, k: int) -> str:
-    text = json.dumps([client.base, client.concurrency, passage.prompt, passage.continuation, k])
+def _request(client: Client, passage: Passage, k: int, mode: str) -> str:
+    tokens = [passage.prompt, passage.continuation, len(passage.positions)]
+    text = json.dumps([client.base, client.concurrency, *tokens, k, mode])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -1,19 +1,13 @@
 """Teacher forcing: both endpoints score the same tokens, so every position can be compared.
 
-The tokens are the baseline's own greedy continuations. One request per sequence scores all of
-it in one prefill. Only positions of the continuation count; the sampling unit is the sequence,
-because the tokens of one sequence share their prefix.
+The tokens are the baseline's own greedy continuations, scored as `scoring` says. Only positions of
+the continuation count; the sampling unit is the sequence, because the tokens of one sequence share
+their prefix.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from flagdeploy.evals.at_once import all_of
-from flagdeploy.evals.capabilities import Capabilities, prompt_logprobs, scoring_payload
-from flagdeploy.evals.client import Client
-from flagdeploy.records.events import Event, Report
 
 LOWEST = -30.0  # nats; vLLM writes -9999 for minus infinity, and one such token would be the mean
 TIE = 1e-4  # nats; logits in BF16 tie often, and which of two equals comes first means nothing
@@ -24,7 +18,10 @@ NEAR, FAR = 0.1, 1.0  # nats between two tokens: rounding may swap them, roundin
 
 @dataclass(frozen=True)
 class Position:
-    """One scored token: its log-probability and the most likely alternatives (id -> nats)."""
+    """One scored token: its log-probability and the most likely alternatives (id -> nats).
+
+    Without any the endpoint said nothing of this position, and it counts nowhere.
+    """
 
     logprob: float
     top: Mapping[int, float]
@@ -32,13 +29,19 @@ class Position:
 
 @dataclass(frozen=True)
 class Passage:
-    """Prompt and greedy continuation of the baseline, with its own scores per position."""
+    """Prompt and greedy continuation of the baseline, with its own scores per position.
+
+    `positions` are of the first tokens of `continuation` and were made in `mode` (`scoring`);
+    `decoded` are the same ones made in mode D, where both are known.
+    """
 
     key: str
     task: str
     prompt: tuple[int, ...]
     continuation: tuple[int, ...]
     positions: tuple[Position, ...]
+    mode: str = "S"
+    decoded: tuple[Position, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,54 +65,16 @@ class Difference:
     far: float = 0.0
 
 
-async def score(
-    client: Client,
-    capabilities: Capabilities,
-    sequences: Sequence[Passage],
-    k: int,
-    report: Report,
-) -> dict[str, tuple[Position, ...]]:
-    """Positions of every sequence as this endpoint scores them; a failed one is left out."""
-    scored: dict[str, tuple[Position, ...]] = {}
-
-    async def one(sequence: Passage) -> None:
-        ids = [*sequence.prompt, *sequence.continuation]
-        reply = await client.post(
-            "/completions",
-            scoring_payload(capabilities.model, ids, min(k, capabilities.prompt_logprobs)),
-        )
-        entries = prompt_logprobs(reply, len(ids))
-        if entries is not None:
-            scored[sequence.key] = read_positions(entries, len(sequence.prompt), ids)
-        report(
-            Event(
-                "score", "teacher forcing", done=len(scored), total=len(sequences), unit="sequences"
-            )
-        )
-
-    await all_of(one(sequence) for sequence in sequences)
-    return scored
-
-
-def read_positions(
-    entries: Sequence[Mapping[str, Any] | None], start: int, ids: Sequence[int]
-) -> tuple[Position, ...]:
-    """vLLM's `prompt_logprobs` from position `start` on: {"id": {"logprob": x, "rank": r}}."""
-    positions = []
-    for entry, token in zip(entries[start:], ids[start:], strict=True):
-        top = {int(id_): _nats(row["logprob"]) for id_, row in (entry or {}).items()}
-        positions.append(Position(top.get(token, math.nan), top))
-    return tuple(positions)
-
-
-def _nats(value: float | None) -> float:
-    return math.nan if value is None else float(value)
+def outside(top: Mapping[int, float]) -> float:
+    """The most, in nats, that a token outside `top` can have; NaN where one of `top` is."""
+    left = 1.0 - math.fsum(math.exp(value) for value in top.values())
+    return min(min(top.values()), math.log(max(left, math.exp(LOWEST))))
 
 
 def difference(key: str, baseline: Sequence[Position], candidate: Sequence[Position]) -> Difference:
     """How far `candidate` is from `baseline` over one sequence of equal positions."""
-    n = len(baseline)
-    pairs = list(zip(baseline, candidate, strict=True))
+    pairs = [(a, b) for a, b in zip(baseline, candidate, strict=True) if a.top and b.top]
+    n = len(pairs)
     same = [_same_top(a.top, b.top) for a, b in pairs]
     gaps = [gap(a.top, b.top) for (a, b), equal in zip(pairs, same, strict=True) if not equal]
     return Difference(
@@ -120,7 +85,7 @@ def difference(key: str, baseline: Sequence[Position], candidate: Sequence[Posit
         kl=math.fsum(lumped_kl(a.top, b.top) for a, b in pairs) / n,
         delta_nll=math.fsum(_floored(a.logprob) - _floored(b.logprob) for a, b in pairs) / n,
         not_finite=sum(not _finite(b) for _, b in pairs),
-        impurity=math.fsum(impurity(a.top) for a, _ in pairs) / n,
+        impurity=math.fsum(seen_impurity(a.top, b.top) for a, b in pairs) / n,
         near=sum(gap < NEAR for gap in gaps) / n,
         far=sum(gap > FAR for gap in gaps) / n,
     )
@@ -134,6 +99,21 @@ def gap(a: Mapping[int, float], b: Mapping[int, float]) -> float:
 def impurity(top: Mapping[int, float]) -> float:
     """1 - sum p^2 (Gini): how much of a distribution another kernel's rounding can move."""
     return max(0.0, 1.0 - math.fsum(math.exp(2.0 * _floored(value)) for value in top.values()))
+
+
+def seen_impurity(a: Mapping[int, float], b: Mapping[int, float]) -> float:
+    """The part of the impurity that shows in `lumped_kl` where a side lists one token only.
+
+    An error of variance s^2 on every logit moves cells of probability P by KL = s^2/2 (sum of
+    q / P - sum p^2), q the sum of p^2 within a cell; single tokens have q / P = p. Of two full
+    lists all of it shows but what lies outside both.
+    """
+    if len(a) > 1 and len(b) > 1:
+        return impurity(a)
+    one, all_ = (b, a) if len(a) > 1 else (a, b)
+    square = math.fsum(math.exp(2.0 * _floored(value)) for value in all_.values())
+    alone = math.fsum(math.exp(_floored(all_[id_])) for id_ in one if id_ in all_)
+    return max(0.0, alone + (square - alone**2) / max(EPSILON, 1.0 - alone) - square)
 
 
 def _best(top: Mapping[int, float]) -> int:

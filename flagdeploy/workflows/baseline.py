@@ -4,18 +4,20 @@ Kept free of the configuration loader, so that a machine with an accelerator and
 installed can record.
 """
 
+import hashlib
+import json
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from flagdeploy import __version__
 from flagdeploy.config import workspace as workspaces
 from flagdeploy.errors import EvalError, UsageError
-from flagdeploy.evals import parity, teacher_forcing
+from flagdeploy.evals import parameters, parity, scoring, teacher_forcing
 from flagdeploy.evals.answers import MISSING, Answer, AnswerLog, account, ask
 from flagdeploy.evals.benchmarks import Benchmark, Item, load_benchmarks, load_items, of_dataset
 from flagdeploy.evals.bundle import SUFFIX, Bundle, fingerprint, write_bundle
@@ -32,6 +34,8 @@ SEQUENCES = 64
 TOP_K = 20
 CONCURRENCY = (16, 64)
 
+Scores = dict[str, tuple[Position, ...]]
+
 
 def record(
     endpoint: Endpoint,
@@ -41,6 +45,7 @@ def record(
     concurrency: Sequence[int] = CONCURRENCY,
     sequences: int = SEQUENCES,
     limit: int | None = None,
+    mode: str | None = None,
     deployment: Mapping[str, Any] | None = None,
     facts: Mapping[str, str] | None = None,
     checkpoint: Path | None = None,
@@ -52,7 +57,8 @@ def record(
 
     The first of `concurrency` gives the recorded answers, each further one a repeat whose
     distance from them is the noise floor. With `record_dir` an interrupted recording goes on
-    where it was. `facts` (device, engine, ...) are for the reader.
+    where it was. `facts` (device, engine, ...) are for the reader. `mode` scores the sequences in
+    that mode alone (`evals.scoring`); else in the best the endpoint can and, beside it, D.
 
     Raises EvalError when the endpoint is gone or left questions without answer.
     """
@@ -60,12 +66,13 @@ def record(
     items = questions(asked, limit)
     _check_places(out, checkpoint)
     clients = [Client(endpoint, width, patience) for width in concurrency]
-    bundle = run(_record(clients, items, sequences, record_dir, report))
+    bundle = run(_record(clients, items, sequences, mode, record_dir, report))
     manifest = {
         **bundle.manifest,
         "benchmarks": [_summary(row, bundle.answers) for row in asked],
         "deployment": deployment,
         "facts": dict(facts or {}),
+        "lock_sha256": _digest(deployment) if deployment else None,
         "checkpoint": fingerprint(checkpoint) if checkpoint else None,
     }
     name = out.name.removesuffix(SUFFIX)
@@ -97,14 +104,23 @@ def questions(benchmarks: Sequence[Benchmark], limit: int | None = None) -> list
     return items
 
 
+@dataclass(frozen=True)
+class _Run:
+    """Everything asked once: answers and scores by mode."""
+
+    answers: list[Answer]
+    scores: dict[str, Scores]
+
+
 async def _record(
     clients: Sequence[Client],
     items: Sequence[Item],
     sequences: int,
+    mode: str | None,
     record_dir: Path | None,
     report: Report,
 ) -> Bundle:
-    runs = []
+    runs: list[_Run] = []
     for number, client in enumerate(clients):
         path = f"answers-{number}-c{client.concurrency}.jsonl"
         log = AnswerLog(record_dir / path if record_dir else None)
@@ -122,32 +138,70 @@ async def _record(
             )
             _none_missing(answers)
             if number == 0:
+                modes = modes_of(capabilities, mode)
                 prompts = await parity.count(client, capabilities, parity.cases(items))
+                facts = await _parameters(client, capabilities, items, answers)
                 passages = choose(items, answers, sequences)
-            scores = await _scores(client, capabilities, passages, report)
-            runs.append((answers, scores))
-    first, first_scores = runs[0]
-    concurrency = [client.concurrency for client in clients]
+            scores = {m: await _scores(client, capabilities, passages, m, report) for m in modes}
+            if not modes:
+                report(Event("score", "the endpoint scores no given tokens: accuracy only"))
+            runs.append(_Run(answers, scores))
+    repeats = _repeats(runs, clients)
+    first = runs[0]
     manifest = {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "flagdeploy": __version__,
         "python": platform.python_version(),
         "endpoint": capabilities.to_json(),
+        "parameters": facts,
         "sampling": {"temperature": 0},
-        "concurrency": concurrency,
-        "prompt_logprobs": min(TOP_K, capabilities.prompt_logprobs),
-        "noise_floor": _floor(runs, concurrency),
+        "concurrency": [client.concurrency for client in clients],
+        "modes": modes,
+        "prompt_logprobs": alternatives(capabilities, modes),
+        "repeats": [_shown(row) for row in repeats],
+        "noise_floor": _floor(repeats, clients),
     }
     return Bundle(
         name="",
         manifest=manifest,
         prompts=tuple(prompts),
         items=tuple(items),
-        answers=tuple(first),
-        passages=tuple(
-            replace(passage, positions=first_scores[passage.key]) for passage in passages
-        ),
+        answers=tuple(first.answers),
+        passages=tuple(in_modes(passage, first.scores, modes) for passage in passages),
     )
+
+
+def modes_of(capabilities: Capabilities, mode: str | None) -> list[str]:
+    """The modes a baseline is scored in: the best, or `mode`, and by decoding too where it can.
+
+    So a candidate that can only the one or the other finds its counterpart.
+    """
+    best = scoring.check_mode(capabilities, mode)
+    both = mode is None and "D" in capabilities.modes
+    return list(dict.fromkeys([best, "D"] if both else [best])) if best else []
+
+
+def alternatives(capabilities: Capabilities, modes: Sequence[str]) -> int:
+    """How many are asked for at every position, over all `modes`."""
+    by_mode = {"S": capabilities.prompt_logprobs}
+    return min(TOP_K, max((by_mode.get(mode, capabilities.logprobs) for mode in modes), default=0))
+
+
+async def _parameters(
+    client: Client, capabilities: Capabilities, items: Sequence[Item], answers: Sequence[Answer]
+) -> dict[str, Any]:
+    facts = await parameters.observe(client, capabilities, parameters.asked(items, answers))
+    tokens = [(answer.prompt_tokens or 0) + (answer.completion_tokens or 0) for answer in answers]
+    return {**facts, "longest": max(tokens, default=0)}
+
+
+def in_modes(passage: Passage, scores: Mapping[str, Scores], modes: Sequence[str]) -> Passage:
+    """`passage` with its positions in the first of `modes`, and by decoding if that comes next."""
+    if not scores:
+        return passage
+    positions = {mode: scores[mode][passage.key] for mode in modes}
+    decoded = positions["D"] if modes[1:] else ()
+    return replace(passage, positions=positions[modes[0]], mode=modes[0], decoded=decoded)
 
 
 def _none_missing(answers: Sequence[Answer]) -> None:
@@ -172,7 +226,9 @@ def choose(items: Sequence[Item], answers: Sequence[Answer], count: int) -> list
                 (),
             )
             for item, answer in zip(items, answers, strict=True)
-            if answer.prompt_token_ids and answer.token_ids
+            if answer.prompt_token_ids
+            and answer.token_ids
+            and len(answer.prompt_token_ids) < scoring.LONGEST
         ),
         key=lambda passage: passage.key,
     )
@@ -185,45 +241,76 @@ def choose(items: Sequence[Item], answers: Sequence[Answer], count: int) -> list
 
 
 async def _scores(
-    client: Client, capabilities: Capabilities, passages: Sequence[Passage], report: Report
-) -> dict[str, tuple[Position, ...]]:
-    if not passages:
-        return {}
-    if not capabilities.prompt_logprobs:
-        report(Event("score", "the endpoint gives no prompt log-probabilities: accuracy only"))
-        return {passage.key: () for passage in passages}
-    scores = await teacher_forcing.score(client, capabilities, passages, TOP_K, report)
+    client: Client,
+    capabilities: Capabilities,
+    passages: Sequence[Passage],
+    mode: str,
+    report: Report,
+) -> Scores:
+    scores = await scoring.score(
+        client, capabilities, passages, TOP_K, report, mode, scoring.POSITIONS
+    )
     if len(scores) < len(passages):
         raise EvalError(f"{len(passages) - len(scores)} of {len(passages)} sequences not scored")
     return scores
 
 
-Run = tuple[list[Answer], dict[str, tuple[Position, ...]]]
-
-
-def _floor(runs: Sequence[Run], concurrency: Sequence[int]) -> dict[str, Any]:
-    """The largest distance of any repeat from the first run; empty without repeats."""
-    if len(runs) < 2:
-        return {}
-    first, scores = runs[0]
-    repeats = []
-    for answers, again in runs[1:]:
-        pairs = list(zip(first, answers, strict=True))
-        apart = [
-            teacher_forcing.difference(key, positions, again[key])
-            for key, positions in scores.items()
-            if positions
-        ]
+def _repeats(runs: Sequence[_Run], clients: Sequence[Client]) -> list[dict[str, Any]]:
+    """How far every further run is from the first, each with what tells whether it is the same."""
+    first, rows = runs[0], []
+    for client, again in zip(clients[1:], runs[1:], strict=True):
+        pairs = list(zip(first.answers, again.answers, strict=True))
         partings = [
             parting(a.item, a.token_ids, b.token_ids, cut=b.status == "length")
             for a, b in pairs
             if a.token_ids and b.token_ids
         ]
-        scored = [(a.score, b.score) for a, b in pairs]
-        row = distance(scored, apart, partings)
+        apart = {mode: _apart(scores, again.scores[mode]) for mode, scores in first.scores.items()}
+        best, *more = apart.values() or [[]]
+        row = distance([(a.score, b.score) for a, b in pairs], best, partings)
+        if more:
+            decoded = distance([(0.0, 0.0)], more[0], [])
+            row["decoded"] = {key: decoded[key] for key in FORCED if key in decoded}
         row["different_text"] = sum(a.content != b.content for a, b in pairs) / len(pairs)
-        repeats.append(row)
-    return {"runs": len(runs), "concurrency": list(concurrency), **largest(repeats)}
+        row["concurrency"] = client.concurrency
+        row["texts_sha256"] = _digest([answer.content for answer in again.answers])
+        rows.append(row)
+    return rows
+
+
+def _apart(one: Scores, other: Scores) -> list[teacher_forcing.Difference]:
+    return [teacher_forcing.difference(key, rows, other[key]) for key, rows in one.items()]
+
+
+FORCED = ("top1", "delta_nll", "kl", "logit_noise", "sequences")
+NO_FIGURE = ("concurrency", "texts_sha256", "decoded")
+
+
+def _floor(repeats: Sequence[Mapping[str, Any]], clients: Sequence[Client]) -> dict[str, Any]:
+    """The largest distance of any repeat from the first run; empty without repeats."""
+    if not repeats:
+        return {}
+    widths = [client.concurrency for client in clients]
+    figures = [{k: v for k, v in row.items() if k not in NO_FIGURE} for row in repeats]
+    floor = {"runs": len(clients), "concurrency": widths, **largest(figures)}
+    decoded = [row["decoded"] for row in repeats if "decoded" in row]
+    if decoded:
+        floor["decoded"] = largest(decoded)
+    return floor
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A repeat without what each sequence differed: the floor holds the largest of that."""
+    return {
+        key: _shown(value) if isinstance(value, Mapping) else value
+        for key, value in row.items()
+        if key != "sequences"
+    }
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _summary(benchmark: Benchmark, answers: Sequence[Answer]) -> dict[str, Any]:
@@ -295,16 +382,33 @@ def summary(found: Bundle | Table) -> str:
         f"{endpoint['prompt_logprobs']} log-probabilities per prompt token",
     ]
     lines += [f"{key}: {value}" for key, value in manifest["facts"].items()]
+    lines += [f"{name} sha256 {digest[:16]}" for name, digest in _digests(manifest)]
     lines += [
         f"  {row['name']:<12} {row['accuracy']:.2%} of {row['n']}" for row in manifest["benchmarks"]
     ]
     tokens = sum(len(passage.continuation) for passage in found.passages)
+    modes = " and ".join(manifest.get("modes", ()))
+    scored = f", scored in mode {modes}" if modes else ""
     lines.append(
-        f"{len(found.passages)} sequences of {tokens} tokens, {len(found.prompts)} prompts"
+        f"{len(found.passages)} sequences of {tokens} tokens{scored}, {len(found.prompts)} prompts"
     )
+    if manifest.get("parameters"):
+        lines += [f"parameters: {line}" for line in parameters.described(manifest["parameters"])]
     floor = found.noise_floor
     if floor:
-        hidden = ("runs", "sequences")
-        rows = ", ".join(f"{key} {floor[key]}" for key in floor if key not in hidden)
-        lines.append(f"noise floor over {floor['runs']} runs: {rows}")
+        lines.append(f"noise floor over {floor['runs']} runs: {_figures(floor)}")
+    if "decoded" in floor:
+        lines.append(f"noise floor of mode D: {_figures(floor['decoded'])}")
     return "\n".join(lines)
+
+
+def _digests(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if manifest.get("lock_sha256"):
+        yield "configuration", manifest["lock_sha256"]
+    if manifest.get("checkpoint"):
+        yield "checkpoint", manifest["checkpoint"]["sha256"]
+
+
+def _figures(floor: Mapping[str, Any]) -> str:
+    hidden = ("runs", "sequences", "decoded")
+    return ", ".join(f"{key} {floor[key]}" for key in floor if key not in hidden)

@@ -13,7 +13,7 @@ from typing import Any
 
 from flagdeploy import __version__
 from flagdeploy.errors import EvalError, UsageError
-from flagdeploy.evals import parity, teacher_forcing
+from flagdeploy.evals import parameters, parity, scoring, teacher_forcing
 from flagdeploy.evals.answers import GREEDY, MISSING, Answer, Sampling, ask
 from flagdeploy.evals.at_once import all_of
 from flagdeploy.evals.benchmarks import Benchmark, Item, load_benchmarks
@@ -71,6 +71,7 @@ class Live(Recorded):
         self.endpoint, self.client, self.work = endpoint, client, work
         self.known: dict[str, list[Answer]] = {}
         self.capabilities: Capabilities
+        self.modes: list[str] = []
 
     async def open(self) -> None:
         """Ask what the endpoint is and load the questions."""
@@ -81,6 +82,7 @@ class Live(Recorded):
             )
         benchmarks = load_benchmarks(self.work.folder)
         self.capabilities = await probe(self.client)
+        self.modes = baselines.modes_of(self.capabilities, self.work.mode)
         self.bundle = Bundle(
             name=self.endpoint.name or base_url(self.endpoint.url),
             manifest=self._manifest(benchmarks),
@@ -101,7 +103,8 @@ class Live(Recorded):
             "python": platform.python_version(),
             "endpoint": self.capabilities.to_json(),
             "sampling": {"temperature": sampling.temperature, "top_p": sampling.top_p},
-            "prompt_logprobs": min(baselines.TOP_K, self.capabilities.prompt_logprobs),
+            "modes": self.modes,
+            "prompt_logprobs": baselines.alternatives(self.capabilities, self.modes),
             "noise_floor": {},
             "benchmarks": [
                 {key: value for key, value in asdict(row).items() if key not in unsaid}
@@ -112,7 +115,10 @@ class Live(Recorded):
     async def before_parity(self) -> None:
         cases = parity.cases(self.bundle.items)
         prompts = await parity.count(self.client, self.capabilities, cases)
-        self.bundle = replace(self.bundle, prompts=tuple(prompts))
+        asked = parameters.asked((), ())
+        facts = await parameters.observe(self.client, self.capabilities, asked)
+        manifest = {**self.bundle.manifest, "parameters": facts}
+        self.bundle = replace(self.bundle, manifest=manifest, prompts=tuple(prompts))
 
     async def before_forcing(self, candidate: AskCandidate) -> list[Answer]:
         """Greedy answers to the questions whose tokens are scored, asked twice of the baseline.
@@ -129,29 +135,35 @@ class Live(Recorded):
         if greedy:
             self.known.update({answer.item: [answer] for answer in first})
         passages = baselines.choose(items, first, len(items))
+        by_mode: dict[str, baselines.Scores] = {}
         concurrency = OTHER_CONCURRENCY * self.client.concurrency
         async with Client(self.endpoint, concurrency, self.work.patience) as again:
             second = await self._ask(again, items, GREEDY, "answers-baseline-again.jsonl")
             floor = self._floor(first, second)
-            if passages and self.capabilities.prompt_logprobs:
-                scores = await self._score(self.client, passages, "scores-baseline.jsonl")
-                apart = await self._score(again, passages, "scores-baseline-again.jsonl")
-                passages = [replace(p, positions=scores[p.key]) for p in passages]
-                floor = self._floor(first, second, passages, apart)
+            for mode in self.modes if passages else ():
+                name = "scores-baseline" if mode != "D" else "scores-baseline-decoded"
+                scores = await self._score(self.client, passages, f"{name}.jsonl", mode)
+                apart = await self._score(again, passages, f"{name}-again.jsonl", mode)
+                found = self._floor(first, second, scores, apart)
+                floor = found if mode == self.modes[0] else {**floor, "decoded": found}
+                by_mode[mode] = scores
+        passages = [baselines.in_modes(passage, by_mode, self.modes) for passage in passages]
         manifest = {**self.bundle.manifest, "noise_floor": {"runs": 2, **floor}}
         self.bundle = replace(self.bundle, manifest=manifest, passages=tuple(passages))
         return theirs if greedy else []
 
     async def _score(
-        self, client: Client, passages: Sequence[Passage], log: str
+        self, client: Client, passages: Sequence[Passage], log: str, mode: str
     ) -> dict[str, tuple[Position, ...]]:
         k = int(self.bundle.manifest["prompt_logprobs"])
 
         async def one(passage: Passage) -> dict[str, tuple[Position, ...]]:
-            return await teacher_forcing.score(client, self.capabilities, [passage], k, silent)
+            return await scoring.score(
+                client, self.capabilities, [passage], k, silent, mode, scoring.POSITIONS
+            )
 
         path = self.work.path(log)
-        scores = await scored(path, client, passages, k, one, self.work.report)
+        scores = await scored(path, client, passages, k, one, self.work.report, mode)
         if len(scores) < len(passages):
             raise EvalError(
                 f"the baseline did not score {len(passages) - len(scores)} of {len(passages)} "
@@ -163,7 +175,7 @@ class Live(Recorded):
         self,
         first: Sequence[Answer],
         second: Sequence[Answer],
-        passages: Sequence[Passage] = (),
+        scores: Mapping[str, tuple[Position, ...]] | None = None,
         again: Mapping[str, tuple[Position, ...]] | None = None,
     ) -> dict[str, Any]:
         pairs = list(zip(first, second, strict=True))
@@ -173,7 +185,8 @@ class Live(Recorded):
             if a.token_ids and b.token_ids
         ]
         apart = [
-            teacher_forcing.difference(p.key, p.positions, (again or {})[p.key]) for p in passages
+            teacher_forcing.difference(key, positions, (again or {})[key])
+            for key, positions in (scores or {}).items()
         ]
         return largest([distance([(a.score, b.score) for a, b in pairs], apart, partings)])
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from flagdeploy.config import workspace as workspaces
 from flagdeploy.errors import UsageError
+from flagdeploy.evals import tiers
 from flagdeploy.evals.answers import account, ask
 from flagdeploy.evals.benchmarks import load_benchmarks
 from flagdeploy.evals.bundle import Bundle
@@ -23,6 +24,7 @@ from flagdeploy.evals.readers.samples import Samples
 from flagdeploy.evals.repeats import sampling
 from flagdeploy.evals.suites import chosen, suite_named
 from flagdeploy.evals.tables import Table, normalized, pair_tables, read_pairs
+from flagdeploy.evals.tiers import Tier
 from flagdeploy.records import report as reports
 from flagdeploy.records.events import Report, silent
 from flagdeploy.workflows import baseline as baselines
@@ -57,6 +59,7 @@ def compare(
     temperature: float | None = None,
     top_p: float | None = None,
     filter_name: str | None = None,
+    mode: str | None = None,
     patience: Patience | None = None,
     report: Report = silent,
 ) -> CompareResult:
@@ -74,7 +77,8 @@ def compare(
     4, 8, 16 until decided, sampled at `temperature` with `top_p`; None leaves them to the suite.
 
     Two live sides are asked the same questions in turn, at equal concurrency. `filter_name`
-    chooses among lm-eval's filters.
+    chooses among lm-eval's filters. `mode` scores tokens in that mode of `evals.scoring` and not in
+    the best one that both sides have.
 
     Raises UsageError for unknown names, EvalError when a side cannot be asked.
     """
@@ -105,6 +109,7 @@ def compare(
             margin_pp=margin_pp,
             early=early,
             all_tiers=all_tiers,
+            mode=mode,
         )
         if isinstance(a, Endpoint) and not isinstance(b, Endpoint):
             a = _recorded(a, work)
@@ -205,4 +210,9 @@ async def _live_totals(a: Table, b: Endpoint, work: Work) -> CompareResult:
             stage="answer",
         )
     about = about_endpoint(b, capabilities, work)
-    return totals(scored(a, answers), about_table(a), about, account(answers), work.margin_pp)
+    result = totals(scored(a, answers), about_table(a), about, account(answers), work.margin_pp)
+    published = "the baseline is published totals"
+    left_out = (tiers.PARITY, tiers.FORCING, tiers.OWN_FLOOR)
+    ran = [Tier(name, False, published) for name in left_out]
+    asked_for = f"{len(items)} questions, as the {work.suite.name} suite asks"
+    return replace(result, tiers=(*ran, Tier(tiers.ANSWERS, True, asked_for)))

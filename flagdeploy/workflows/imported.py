@@ -1,7 +1,7 @@
 """Comparisons with what other tools recorded: their answers, and token references."""
 
 from flagdeploy.errors import UsageError
-from flagdeploy.evals import teacher_forcing
+from flagdeploy.evals import scoring
 from flagdeploy.evals.bundle import Bundle
 from flagdeploy.evals.capabilities import probe
 from flagdeploy.evals.client import Client, Endpoint, run
@@ -67,12 +67,13 @@ async def _teacher_forced(a: TokenReference, b: Endpoint, work: Work) -> Compare
     ]
     async with Client(b, work.concurrency, work.patience) as client:
         capabilities = await probe(client)
-        if not capabilities.prompt_logprobs:
+        mode = scoring.check_mode(capabilities, work.mode)
+        if not mode:
             raise UsageError(
                 f"{b.name or b.url} gives no log-probabilities of given tokens, so it cannot be "
                 f"compared with {a.name}"
             )
-        scores = await teacher_forcing.score(client, capabilities, passages, TOP, work.report)
+        scores = await scoring.score(client, capabilities, passages, TOP, work.report, mode)
     findings = judged(token_accuracy(a, {int(key): found for key, found in scores.items()}))
     return CompareResult(
         verdict=overall(findings),
@@ -81,6 +82,7 @@ async def _teacher_forced(a: TokenReference, b: Endpoint, work: Work) -> Compare
         findings=tuple(findings),
         baseline=_about(a),
         candidate=about_endpoint(b, capabilities, work),
+        scoring={"mode": mode, "baseline": None, "why": "the reference holds tokens only"},
     )
 
 

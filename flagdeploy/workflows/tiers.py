@@ -4,8 +4,16 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flagdeploy.evals import agreement, own_floor, parity, teacher_forcing, tiers
-from flagdeploy.evals.answers import GREEDY, Answer, Sampling, ask
+from flagdeploy.evals import (
+    agreement,
+    own_floor,
+    parameters,
+    parity,
+    scoring,
+    teacher_forcing,
+    tiers,
+)
+from flagdeploy.evals.answers import GREEDY, Answer, Sampling, ask, write_answers
 from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.bundle import Bundle
 from flagdeploy.evals.capabilities import Capabilities, probe
@@ -16,6 +24,7 @@ from flagdeploy.evals.figures import logprob_scatter
 from flagdeploy.evals.pairing import planned_tests
 from flagdeploy.evals.repeats import held
 from flagdeploy.evals.score_log import scored
+from flagdeploy.evals.scoring import Pairing
 from flagdeploy.evals.sequential import LOOKS
 from flagdeploy.evals.suites import chosen
 from flagdeploy.evals.teacher_forcing import Passage, Position
@@ -47,6 +56,7 @@ async def against_endpoint(a: Endpoint, b: Endpoint, work: Work) -> CompareResul
 
 async def _all_tiers(baseline: Recorded, b: Endpoint, client: Client, work: Work) -> CompareResult:
     run = _Run(baseline, b, client, await probe(client), work)
+    scoring.check_mode(run.capabilities, work.mode)
     for name, tier in run.order():
         await run.take(name, tier)
     return run.result()
@@ -93,12 +103,20 @@ class _Run:
         return judged(self.findings, self.planned)
 
     @property
-    def passages(self) -> list[Passage]:
-        return [p for p in self.a.passages if p.positions][: self.work.suite.sequences]
+    def pairing(self) -> Pairing:
+        return scoring.pair(self.a.passages, self.capabilities, self.work.mode)
+
+    @property
+    def passages(self) -> Sequence[Passage]:
+        return self.pairing.passages[: self.work.suite.sequences]
+
+    @property
+    def floor(self) -> Mapping[str, Any]:
+        return self.a.floor_of(self.pairing.baseline)
 
     @property
     def scorable(self) -> bool:
-        return bool(self.passages and self.capabilities.prompt_logprobs)
+        return bool(self.passages)
 
     @property
     def planned(self) -> int:
@@ -111,7 +129,7 @@ class _Run:
         result = self.answered or paired(
             self.a, about, self.findings, [], [], self.mode, self.figures, planned=self.planned
         )
-        return replace(result, tiers=tuple(self.ran))
+        return replace(result, tiers=tuple(self.ran), scoring=self.pairing.to_json())
 
     @property
     def mode(self) -> str:
@@ -126,31 +144,33 @@ class _Run:
         known = [prompt for prompt in self.a.prompts if prompt.error is None]
         seen = await parity.count(self.client, self.capabilities, known)
         self.findings.append(agreement.parity(parity.differences(known, seen), len(known)))
+        if self.findings[-1].verdict is not Verdict.FAIL or self.work.all_tiers:
+            facts = self.a.manifest.get("parameters")
+            self.findings += await parameters.check(self.client, self.capabilities, facts)
         return Tier(tiers.PARITY, True, f"{len(known)} prompts")
 
     async def forced(self) -> Tier:
         for answer in await self.baseline.before_forcing(self.ask_candidate):
             self.answers[answer.item] = [answer]
         if not self.scorable:
-            side = "candidate" if self.passages else "baseline"
-            why = f"the {side} has no prompt log-probabilities"
-            self.work.report(Event("score", f"{why}: accuracy only"))
-            return Tier(tiers.FORCING, False, why)
+            self.work.report(Event("score", f"{self.pairing.reason}: accuracy only"))
+            return Tier(tiers.FORCING, False, self.pairing.reason)
         self.scores = await self.score(self.client, "scores.jsonl")
         self.figures["scatter"] = logprob_scatter(self.passages, self.scores)
         apart = differences({p.key: p.positions for p in self.passages}, self.scores)
         lost = len(self.passages) - len(apart)
-        self.findings += agreement.teacher_forced(apart, lost, self.a.noise_floor)
-        return Tier(tiers.FORCING, True, f"{len(self.passages)} sequences")
+        self.findings += agreement.teacher_forced(apart, lost, self.floor)
+        why = f"{len(self.passages)} sequences, mode {self.pairing.label}"
+        return Tier(tiers.FORCING, True, why)
 
     async def score(self, client: Client, log: str) -> dict[str, tuple[Position, ...]]:
-        k = int(self.a.manifest["prompt_logprobs"])
+        k, mode = int(self.a.manifest["prompt_logprobs"]), self.pairing.mode
 
         async def one(passage: Passage) -> dict[str, tuple[Position, ...]]:
-            return await teacher_forcing.score(client, self.capabilities, [passage], k, silent)
+            return await scoring.score(client, self.capabilities, [passage], k, silent, mode)
 
         path = self.work.path(log)
-        return await scored(path, client, self.passages, k, one, self.work.report)
+        return await scored(path, client, self.passages, k, one, self.work.report, mode)
 
     async def own_floor(self) -> Tier:
         if not self.work.suite.own_floor:
@@ -162,7 +182,7 @@ class _Run:
                 apart = differences(self.scores, await self.score(again, "scores-again.jsonl"))
                 both = (self.client.concurrency, other)
                 if apart:
-                    self.findings.append(own_floor.scored_twice(apart, self.a.noise_floor, both))
+                    self.findings.append(own_floor.scored_twice(apart, self.floor, both))
                 return Tier(tiers.OWN_FLOOR, True, f"{len(apart)} sequences scored twice")
             if not self.capabilities.return_token_ids:
                 why = "the candidate gives neither log-probabilities nor token ids"
@@ -190,13 +210,28 @@ class _Run:
         plan = tiers.stages(len(items), self.work.sampling.repeats, early, most)
         if self.work.all_tiers:
             plan = tiers.stages(len(items), plan[-1].repeats, early=False)
+        why = ""
         for stage in plan:
             why = await self.look(items, stage)
             if why and not stage.look.last:
                 self.work.report(Event("answer", f"{why}: asking no more"))
-                return Tier(tiers.ANSWERS, True, f"{_asked(stage, plan[-1])}: {why}")
-        why = f": {self.work.note}" if self.work.note else ""
-        return Tier(tiers.ANSWERS, True, _asked(stage, plan[-1]) + why)
+                break
+        else:
+            why = self.work.note
+        self.keep_graded()
+        return Tier(tiers.ANSWERS, True, _asked(stage, plan[-1]) + (f": {why}" if why else ""))
+
+    def keep_graded(self) -> None:
+        """All answers beside the log, where each part of the run had left only its own."""
+        if path := self.work.path("answers.graded.jsonl"):
+            write_answers(path, self.all_answers)
+        if path and isinstance(self.baseline, Live):
+            write_answers(path.with_name("answers-baseline.graded.jsonl"), self.baseline.answers)
+
+    @property
+    def all_answers(self) -> list[Answer]:
+        known = [self.answers.get(item.key, []) for item in self.a.items]
+        return [answer for answers in known for answer in answers]
 
     async def look(self, items: Sequence[Item], stage: Stage) -> str:
         """Ask what `stage` wants beyond what is known, test it all, and say why that decides."""
@@ -213,7 +248,7 @@ class _Run:
             about_endpoint(self.b, self.capabilities, self.work),
             self.findings,
             [answer for answer in self.baseline.answers if answer.item in keys],
-            [answer for answers in self.answers.values() for answer in answers],
+            self.all_answers,
             self.mode,
             self.figures,
             look=stage.look,

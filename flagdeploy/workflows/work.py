@@ -16,7 +16,8 @@ OTHER_CONCURRENCY = 4  # times as many requests at once when a side is measured 
 @dataclass(frozen=True)
 class Work:
     """What was asked for. `about`: what is known of a live candidate beside what probing finds;
-    `early`: look before everything is asked; `all_tiers`: end nowhere early."""
+    `early`: look before everything is asked; `all_tiers`: end nowhere early; `mode`: score tokens
+    in that mode of `evals.scoring`, None for the best that both sides have."""
 
     suite: Suite
     folder: Path | None
@@ -30,6 +31,7 @@ class Work:
     early: bool = False
     all_tiers: bool = False
     sampling: Sampling = GREEDY
+    mode: str | None = None
     note: str = ""  # why questions are not asked as the suite would
 
     def log(self, name: str) -> AnswerLog:

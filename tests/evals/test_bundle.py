@@ -18,13 +18,13 @@ BUNDLE = Bundle(
     name="h200",
     manifest={
         "benchmarks": [{"name": "t", "margin_pp": 3.0}],
-        "format": "flagdeploy-baseline/1",
+        "format": "flagdeploy-baseline/2",
         "noise_floor": {"top1": 0.001},
     },
     prompts=(Prompt("one", MESSAGES, 4, (1, 2, 3, 4)), Prompt("two", MESSAGES, error="HTTP 400")),
     items=(Item("key", "t", "gsm8k", MESSAGES, "2", "key", 9),),
     answers=(Answer("r", "key", "t", "ok", "2", "2", 1.0, "2", "stop", 4, 1, 200, 1, 0.0, 1.0),),
-    passages=(Passage("key", "t", (1, 2), (3,), (Position(-0.5, {3: -0.5, 9: -9999.0}),)),),
+    passages=(Passage("key", "t", (1, 2), (3,), (Position(-0.5, {3: 0.0, 9: -9999.0}),)),),
 )
 
 
@@ -61,11 +61,11 @@ def test_a_torn_bundle_is_refused(tmp_path: Path) -> None:
 
 def test_a_bundle_of_another_format_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "b.jsonl.gz"
-    path.write_bytes(gzip.compress(json.dumps({"format": "flagdeploy-baseline/2"}).encode()))
+    path.write_bytes(gzip.compress(json.dumps({"format": "flagdeploy-baseline/3"}).encode()))
     with pytest.raises(EvalError) as error:
         read_bundle(path)
     assert str(error.value) == (
-        f"{path}: expected a bundle of format flagdeploy-baseline/1, found flagdeploy-baseline/2"
+        f"{path}: expected a bundle of format flagdeploy-baseline/2, found flagdeploy-baseline/3"
     )
 
 

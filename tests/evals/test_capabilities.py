@@ -19,7 +19,9 @@ def probed(stub: Stub, model: str | None = None) -> Capabilities:
 
 
 def test_an_endpoint_that_can_everything() -> None:
-    assert probed(Stub()) == Capabilities("stub", 4096, True, 20, False, "0.0-stub")
+    found = probed(Stub())
+    assert found == Capabilities("stub", 4096, True, 20, False, "0.0-stub", "prompt_logprobs")
+    assert found.modes == ("S",)
 
 
 def test_an_endpoint_without_prompt_logprobs() -> None:

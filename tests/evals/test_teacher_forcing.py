@@ -4,25 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flagdeploy.evals.teacher_forcing import Position, difference, lumped_kl, read_positions
+from flagdeploy.evals.teacher_forcing import Position, difference, lumped_kl, outside
 
 
 def position(token: int, **probabilities: float) -> Position:
     top = {int(key[1:]): math.log(p) for key, p in probabilities.items()}
     return Position(top[token], top)
-
-
-def test_only_positions_of_the_continuation_are_read() -> None:
-    entries = [
-        None,
-        {"7": {"logprob": -1.0, "rank": 1}},
-        {"8": {"logprob": -0.5, "rank": 1}, "9": {"logprob": -2.0, "rank": 2}},
-        {"9": {"logprob": -9999.0, "rank": 5}, "7": {"logprob": -0.1, "rank": 1}},
-    ]
-    assert read_positions(entries, 2, [6, 7, 8, 9]) == (
-        Position(-0.5, {8: -0.5, 9: -2.0}),
-        Position(-9999.0, {9: -9999.0, 7: -0.1}),
-    )
 
 
 def test_means_over_a_sequence() -> None:
@@ -46,6 +33,16 @@ def test_minus_infinity_is_bounded_and_counts_as_finite() -> None:
     assert found.top1 == 0.0
     assert found.delta_nll == pytest.approx(math.log(0.9) + 30)
     assert found.not_finite == 0
+
+
+def test_a_position_of_which_the_endpoint_said_nothing_counts_nowhere() -> None:
+    a = [position(1, _1=0.9, _2=0.1)] * 2
+    assert difference("k", a, [a[0], Position(0.0, {})]) == difference("k", a[:1], a[:1])
+
+
+def test_a_token_outside_the_listed_ones_has_at_most_what_is_left_over() -> None:
+    assert outside({1: math.log(0.9), 2: math.log(0.06)}) == pytest.approx(math.log(0.04))
+    assert outside({1: math.log(0.5), 2: math.log(0.01)}) == pytest.approx(math.log(0.01))
 
 
 def test_nan_disagrees_and_is_counted() -> None:

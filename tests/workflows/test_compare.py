@@ -118,6 +118,7 @@ def test_the_same_model_passes(workspace: Path) -> None:
     result = compared(model(0.2), workspace)
     assert verdicts(result) == {
         "parity": "PASS",
+        "parameters": "PASS",
         "teacher-forced top-1 disagreement": "PASS",
         "teacher-forced log-likelihood difference": "PASS",
         "teacher-forced logit noise": "PASS",

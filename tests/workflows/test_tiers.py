@@ -10,9 +10,10 @@ from evals.stub_endpoint import serving
 from flagdeploy.errors import UsageError
 from flagdeploy.evals.client import Endpoint
 from flagdeploy.evals.comparison import CompareResult
+from flagdeploy.evals.pairing import planned_tests
 from flagdeploy.records.events import Event
 from flagdeploy.workflows.compare import compare
-from workflows.test_compare import N, compared, model, verdicts, workspace
+from workflows.test_compare import N, bundle, compared, model, verdicts, workspace
 
 __all__ = ["workspace"]  # the fixture
 
@@ -107,6 +108,12 @@ def test_standard_measures_the_candidate_against_itself(workspace: Path) -> None
     assert finding.sentence.startswith("scored at 16 and at 64 requests at once, it differs")
 
 
+def test_an_early_alarm_is_adjusted_for_as_many_tests_as_a_whole_run_makes(workspace: Path) -> None:
+    result = compared(model(0.2), workspace, suite="standard")
+    made = sum(finding.p is not None for finding in result.findings)
+    assert made == planned_tests(bundle(workspace), scored=True, greedy=True, own_floor=True)
+
+
 def test_without_scores_the_candidate_answers_twice(workspace: Path) -> None:
     stub = model(0.2)
     stub.prompt_logprobs = False
@@ -147,6 +154,8 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
         seen = len(stub.seen)
         again = compare(*sides, **options)
     assert untimed(again) == untimed(whole)
+    graded = (tmp_path / "answers.graded.jsonl").read_text().splitlines()
+    assert len(graded) == asked(whole)
     assert not any(
         "prompt_logprobs" in body and len(body["prompt"]) > 40 for body in stub.seen[seen:]
     )

@@ -72,7 +72,7 @@ def scored(result: Result) -> Iterator[str]:
     """How each side scored the given tokens, where the result says so."""
     found = result.get("scoring") or {}
     if found.get("mode"):
-        mine, theirs = (SCORING[found[side]] for side in ("mode", "baseline"))
+        mine, theirs = SCORING[found["mode"]], SCORING.get(found["baseline"] or found["mode"])
         yield f"Tokens scored {mine}" + ("." if mine == theirs else f", at the baseline {theirs}.")
 
 

@@ -1,0 +1,178 @@
+"""Each way not to do what a request asks is found, and each honest difference is let through."""
+
+from functools import cache
+from typing import Any
+
+import pytest
+
+from evals.honest_endpoint import STORY, Honest
+from evals.stub_endpoint import Stub, serving
+from flagdeploy.evals.answers import AnswerLog, ask
+from flagdeploy.evals.benchmarks import Item
+from flagdeploy.evals.capabilities import probe
+from flagdeploy.evals.client import Client, Endpoint, Patience, run
+from flagdeploy.evals.parameters import Facts, asked, check, compared, described, observe
+from flagdeploy.evals.verdict import Finding
+from flagdeploy.records.events import silent
+
+ITEMS = [
+    Item(f"k{i}", "t", "gsm8k", ({"role": "user", "content": f"q{i}"},), "1", f"k{i}", 90)
+    for i in range(6)
+]
+
+
+def reply(prompt: str) -> str:
+    return f"The answer to {prompt} is one." if prompt.startswith("q") else STORY
+
+
+def facts(stub: Stub, prompts: list[dict[str, Any]] | None = None) -> Facts:
+    async def work() -> Facts:
+        async with Client(Endpoint(stub.url), patience=Patience(attempts=1)) as client:
+            capabilities = await probe(client)
+            if prompts is not None:
+                return await observe(client, capabilities, prompts)
+            answers = await ask(
+                client, capabilities, ITEMS, log=AnswerLog(None), report=silent, stage="a"
+            )
+            return await observe(client, capabilities, asked(ITEMS, answers))
+
+    with serving(stub):
+        return run(work())
+
+
+@cache
+def baseline() -> Facts:
+    return facts(Honest(reply))
+
+
+def against(stub: Stub) -> list[Finding]:
+    return compared(baseline(), facts(stub, baseline()["asked"]))
+
+
+def test_what_is_observed() -> None:
+    found = baseline()
+    assert [row["ends"] for row in found["asked"]] == [False] * 3 + [True] * 4
+    assert [row["finish_reason"] for row in found["greedy"]] == ["length"] * 3 + ["stop"] * 4
+    assert {row["off_top"] for row in found["greedy"]} == {0}
+    assert found["repeated"] == [True] * 3
+    assert min(found["hot_texts"]) > 1
+    assert found["narrow"] == [True] * 3
+    assert found["stop"] == [{"outcome": "cut", "finish_reason": "stop"}] * 3
+    assert found["max_tokens"] == {"asked": 5, "completion_tokens": 5, "finish_reason": "length"}
+    assert (found["n"], found["seed"], found["top_logprobs"]) == (2, "repeats", 20)
+    assert (found["unknown_model"], found["beyond_context"]) == ("refused", "refused")
+    assert (found["model"], found["max_model_len"], found["usage"]) == ("stub", 4096, True)
+
+
+FAULTS = {
+    "always greedy": (
+        Honest(reply, always=0.0),
+        "temperature is ignored: 3 prompts, each asked 4 times at 1.5, always get the same reply",
+    ),
+    "always sampled": (
+        Honest(reply, always=1.0),
+        " tokens are not the most likely ones: sampled, or drafts accepted unchecked",
+    ),
+    "always sampled, no log-probabilities": (
+        Honest(reply, always=1.0, offers=frozenset()),
+        "at temperature 0 3 of 3 prompts get another reply when asked again",
+    ),
+    "top_p ignored": (
+        Honest(reply, ignores=frozenset({"top_p"})),
+        "top_p is ignored: with one that leaves a single token replies are not the greedy",
+    ),
+    "stop ignored": (
+        Honest(reply, ignores=frozenset({"stop"})),
+        "stop strings are ignored; the baseline cuts before them",
+    ),
+    "stop kept": (
+        Honest(reply, keeps_stop=True),
+        "stop strings are kept in the reply; the baseline cuts before them",
+    ),
+    "another reason to stop": (
+        Honest(reply, stop_reason="length"),
+        "a reply cut by a stop string ends as length, stop at the baseline",
+    ),
+    "max_tokens ignored": (
+        Honest(reply, ignores=frozenset({"max_tokens"})),
+        f"max_tokens 5 gives {len(STORY)} tokens; a reply cut by max_tokens ends as stop",
+    ),
+    "wrong end token": (
+        Honest(reply, end="late"),
+        "4 of 4 replies that begin alike go on past their end: another end token?",
+    ),
+    "ends too early": (
+        Honest(reply, end="early"),
+        "4 of 4 replies that begin alike stop early: another end token?",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_parameter_that_is_not_honoured_fails(fault: str) -> None:
+    stub, sentence = FAULTS[fault]
+    finding = against(stub)[0]
+    assert finding.verdict == "FAIL"
+    assert finding.required
+    assert sentence in finding.sentence
+
+
+DIFFERENT = {
+    "a prompt longer than the context is served, so it is cut silently": Honest(
+        reply, truncates=True
+    ),
+    "a context of 64 tokens cannot hold the baseline's 90": Honest(reply, context=64),
+}
+
+
+@pytest.mark.parametrize("sentence", DIFFERENT)
+def test_a_context_that_is_cut_is_another_deployment(sentence: str) -> None:
+    ours = {**baseline(), "longest": 90}
+    finding = compared(ours, facts(DIFFERENT[sentence], baseline()["asked"]))[0]
+    assert (finding.verdict, finding.sentence) == ("DIFFERENT", sentence)
+
+
+def test_an_engine_that_offers_less_passes_and_that_is_listed() -> None:
+    judged, listed = against(Honest(reply, offers=frozenset(), context=2048, model="other"))
+    assert judged.verdict == "PASS"
+    assert listed.verdict == "INFO"
+    assert listed.sentence == (
+        "offered otherwise: n 0 (baseline 2), seed refused (baseline repeats), "
+        "top_logprobs 0 (baseline 20), model other (baseline stub), "
+        "max_model_len 2048 (baseline 4096)"
+    )
+
+
+def test_the_same_endpoint_passes_again_and_again() -> None:
+    for _ in range(5):
+        assert [f.verdict for f in against(Honest(reply))] == ["PASS"]
+
+
+def test_one_reply_that_rounding_ended_elsewhere_is_no_other_end_token() -> None:
+    found = facts(Honest(reply), baseline()["asked"])
+    row = found["greedy"][3]
+    longer = {**row, "text": row["text"] + " Truly."}
+    other = {**found, "greedy": [*found["greedy"][:3], longer, *found["greedy"][4:]]}
+    assert compared(baseline(), other)[0].verdict == "PASS"
+
+
+def test_a_bundle_without_parameters_asks_nothing() -> None:
+    stub = Honest(reply)
+
+    async def work() -> list[Finding]:
+        async with Client(Endpoint(stub.url)) as client:
+            return await check(client, await probe(client), None)
+
+    with serving(stub):
+        assert run(work()) == []
+    assert not any("n" in body for body in stub.seen)
+
+
+def test_what_a_reader_is_told() -> None:
+    first, second, third = described({**baseline(), "hot_texts": [4, 3, None]})
+    assert first == "temperature 0 repeats 3 of 3 replies, 1.5 gives 4/3/None texts of 4"
+    assert second == "stop: cut; max_tokens 5: 5 tokens, ends as length"
+    assert third == (
+        "n 2, seed repeats, top logprobs 20, usage True, model stub, unknown model refused, "
+        "max model len 4096"
+    )
