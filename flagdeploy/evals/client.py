@@ -146,10 +146,13 @@ class Client:
         The body is the same; token ids are no part of it. Raises EvalError when the endpoint was
         given up (see Breaker).
         """
-        url = self.base + path
+        return await self._post(self.base + path, payload, stream)
+
+    async def _post(self, url: str, payload: dict[str, Any], stream: bool = False) -> Reply:
+        attempts = self.patience.attempts
         async with self._slots:
             return await self._breaker.run(
-                lambda: self._attempts("POST", url, payload, stream, self.patience.attempts)
+                lambda: self._attempts("POST", url, payload, stream, attempts)
             )
 
     async def _get(self, url: str) -> Reply:
@@ -209,6 +212,8 @@ class Client:
                     streamed, first = await read_stream(response.content)
                     return _Attempt("ok", 200, streamed, first=first)
                 return _answer(await response.text(), ANSWER if payload else {})
+        except aiohttp.ConnectionTimeoutError as error:  # nothing was asked yet
+            return _Attempt("error", error=f"no connection: {error}", again=True)
         except TimeoutError as error:  # aiohttp's timeouts are TimeoutErrors too
             return _Attempt("timeout", error=f"timed out: {error}", again=True)
         except (aiohttp.ClientError, OSError, ValueError) as error:
