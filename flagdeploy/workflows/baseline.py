@@ -19,7 +19,7 @@ from flagdeploy.config import workspace as workspaces
 from flagdeploy.errors import EvalError, UsageError
 from flagdeploy.evals import parameters, parity, scoring, teacher_forcing
 from flagdeploy.evals.answers import MISSING, Answer, AnswerLog, account, ask
-from flagdeploy.evals.benchmarks import Benchmark, Item, load_benchmarks, load_items, of_dataset
+from flagdeploy.evals.benchmarks import Benchmark, Item, benchmarks_of, load_items, of_dataset
 from flagdeploy.evals.bundle import SUFFIX, Bundle, fingerprint, write_bundle
 from flagdeploy.evals.capabilities import Capabilities, probe
 from flagdeploy.evals.client import Client, Endpoint, Patience, run
@@ -65,7 +65,7 @@ def record(
 
     Raises EvalError when the endpoint is gone or left questions without answer.
     """
-    asked = load_benchmarks(benchmarks) if isinstance(benchmarks, Path) else list(benchmarks)
+    asked = benchmarks_of(benchmarks)
     items = questions(asked, limit)
     if suite is not None:
         size = suite_named(suite)

@@ -1,11 +1,12 @@
 """What a comparison was asked for, as its parts hand it on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flagdeploy.evals.answers import GREEDY, AnswerLog, Sampling
+from flagdeploy.evals.benchmarks import Benchmark
 from flagdeploy.evals.client import Patience
 from flagdeploy.evals.suites import Suite
 from flagdeploy.records.events import Report
@@ -15,12 +16,13 @@ OTHER_CONCURRENCY = 4  # times as many requests at once when a side is measured 
 
 @dataclass(frozen=True)
 class Work:
-    """What was asked for. `about`: what is known of a live candidate beside what probing finds;
-    `early`: look before everything is asked; `all_tiers`: end nowhere early; `mode`: score tokens
-    in that mode of `evals.scoring`, None for the best that both sides have."""
+    """What was asked for. `benchmarks`: a folder or a list; `about`: what is known of a live
+    candidate beside what probing finds; `early`: look before everything is asked; `all_tiers`: end
+    nowhere early; `mode`: score tokens in that mode of `evals.scoring`, None for the best that
+    both sides have."""
 
     suite: Suite
-    folder: Path | None
+    benchmarks: Path | Sequence[Benchmark] | None
     concurrency: int
     limit: int | None
     record_dir: Path | None
