@@ -44,8 +44,6 @@ def with_imported(a: Side, b: Side, work: Work) -> CompareResult:
                 f"{a.name} holds answers to questions as {a.tool} asked them",
                 hint=f"ask the candidate with {a.tool} too and name what it writes as candidate",
             )
-        case _, Samples():
-            raise UsageError(f"{b.name} holds recorded answers, so the baseline must be recorded")
     raise UsageError(f"{a.name} holds recorded answers, the candidate is a table of totals")
 
 

@@ -153,7 +153,7 @@ def _row(task: str, row: Mapping[str, Any], metric: str) -> Row:
 
 def _prompt(row: Mapping[str, Any]) -> str:
     """The text of the last turn; chat prompts are stored as JSON in a list of one."""
-    first = next(iter(row["arguments"].values()))["arg_0"]
+    first = [*row["arguments"].values()][0]["arg_0"]
     text = first[0] if isinstance(first, list) else first
     try:
         turns = json.loads(text)
