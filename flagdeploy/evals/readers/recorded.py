@@ -68,7 +68,7 @@ def of_bundle(bundle: Bundle) -> Samples:
         Row(
             answer,
             question=item.messages[-1]["content"],
-            prompt=item.messages[-1]["content"],
+            prompt="\n".join(message["content"] for message in item.messages),
             cluster="" if item.cluster == item.key else item.cluster,
         )
         for item, answer in _answers(bundle)

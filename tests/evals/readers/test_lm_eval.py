@@ -65,6 +65,16 @@ def test_repeats_of_a_question_are_the_one_answer_that_their_filter_made() -> No
     assert samples.grader == "lm-eval exact_match (filter maj)"
 
 
+def test_tasks_of_a_group_are_its_subjects(tmp_path: Path) -> None:
+    """As for MMLU: 57 tasks in four groups in one."""
+    shutil.copytree(CASES / "choices", tmp_path, dirs_exist_ok=True)
+    path = next((tmp_path / "dummy").glob("results_*.json"))
+    groups = {"mmlu": ["mmlu_stem"], "mmlu_stem": ["mmlu_local"]}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "group_subtasks": groups}))
+    rows = read_samples(tmp_path).rows
+    assert {(row.answer.task, row.cluster) for row in rows} == {("mmlu", "mmlu_local")}
+
+
 def test_the_newest_run_of_a_task_counts(tmp_path: Path) -> None:
     shutil.copytree(CASES / "a", tmp_path / "a")
     other = next((CASES / "b" / "tiny").glob("samples_*.jsonl"))
@@ -86,6 +96,17 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
     path.write_text("".join([*lines[:3], lines[3][:200]]))
     with pytest.raises(EvalError, match=r"samples\.jsonl:4: not JSON: Unterminated string"):
         read_samples(path)
+
+
+def test_earlier_turns_belong_to_the_prompt_and_not_to_the_question(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    row = json.loads(FILE.read_text().splitlines()[0])
+    turns = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]
+    turns.append({"role": "user", "content": "3+3?"})
+    row |= {"doc": {"answer": "6"}, "arguments": {"gen_args_0": {"arg_0": [json.dumps(turns)]}}}
+    path.write_text(json.dumps(row) + "\n")
+    (found,) = read_samples(path).rows
+    assert (found.question, found.prompt) == ("3+3?", "2+2?\n4\n3+3?")
 
 
 @pytest.mark.parametrize(
