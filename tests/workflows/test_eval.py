@@ -23,6 +23,7 @@ from flagdeploy.evals.bundle import read_bundle
 from flagdeploy.evals.client import Endpoint, Patience
 from flagdeploy.evals.grading.code_job import CodeJob
 from flagdeploy.evals.grading.grade import Grade
+from flagdeploy.evals.readers.detect import read_samples
 from flagdeploy.evals.tables import read_table
 from flagdeploy.records import eval_report
 from flagdeploy.workflows import baseline, eval_code
@@ -213,6 +214,9 @@ def test_files_of_lm_evaluation_harness(data: Path, tmp_path: Path) -> None:
         *("doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics"),
         *("doc_hash", "prompt_hash", "target_hash", "exact_match"),
     }
+    read = read_samples(tmp_path / "out", "lenient")
+    assert {row.prompt: row.answer.gold for row in read.rows} == known
+    assert {row.answer.score for row in read.rows} == {1.0}
 
 
 PROGRAM = "print(int(input()) + 1)"
