@@ -166,6 +166,11 @@ FAULTS = [
         drafts.accepted_unchecked(3),
     ),
     _fault(
+        "mtp-unchecked-1",
+        "after each token 1 draft of the MTP layer, accepted unchecked",
+        drafts.accepted_unchecked(1),
+    ),
+    _fault(
         "positions-shifted",
         "positions one too high while decoding",
         attention.positions_shifted(1),
@@ -216,8 +221,8 @@ FAULTS = [
     _fault("eos-think", "</think> ends the answer", requests.ends_at(1, 6)),
     _fault(
         "repetition-penalty",
-        "repetition_penalty 1.05 that nobody asked for",
-        requests.repetition_penalty(1.05),
+        "repetition_penalty 1.1 that nobody asked for (Ollama's default)",
+        requests.repetition_penalty(1.1),
     ),
 ]
 
@@ -300,16 +305,11 @@ LIMITS = [
         "block scales of a dense gate_proj transposed",
         weights.scale_transposed(GATE),
     ),
-    _limit(
-        "mtp-unchecked-1",
-        "after each token 1 draft of the MTP layer, accepted unchecked",
-        drafts.accepted_unchecked(1),
-    ),
     _limit("max-tokens-100", "a gateway cuts max_tokens to 100", requests.max_tokens_capped(100)),
     _limit(
-        "repetition-penalty-1.01",
-        "repetition_penalty 1.01 that nobody asked for",
-        requests.repetition_penalty(1.01),
+        "repetition-penalty-1.05",
+        "repetition_penalty 1.05 that nobody asked for",
+        requests.repetition_penalty(1.05),
     ),
     _limit("temperature-0.1", "temperature 0 becomes 0.1", requests.overridden(temperature=0.1)),
 ]

@@ -54,8 +54,7 @@ class _Drafting:
             forward: Forward, cache: Any, ids: tuple[int, ...], start: int, *, all_logits: bool
         ) -> tuple[Tensor, int]:
             logits, count = plain_prefill(forward, cache, ids, start, all_logits=all_logits)
-            assert (start, count) == (0, len(ids)), "the model in the box has short prompts"
-            cache.state = self._prefilled(ids, cache)
+            cache.state = self._prefilled(ids, start, count, cache)
             return logits, count
 
         def decode(forward: Forward, tokens: list[int], lengths: list[int]) -> Tensor:
@@ -91,13 +90,15 @@ class _Drafting:
         """Per row 0 where the main model's token is taken, else which draft it is."""
         return [length % (self.count + 1) for length in lengths]
 
-    def _prefilled(self, ids: tuple[int, ...], cache: Any) -> Tensor:
+    def _prefilled(self, ids: tuple[int, ...], start: int, count: int, cache: Any) -> Tensor:
         # The last position waits for the first new token; decoding writes it.
-        following = torch.tensor([[*ids[1:], 0]], device=self.loaded.device)
-        positions = torch.arange(len(ids), device=self.loaded.device)
-        visible = positions <= positions[:, None]
+        following = [*ids[1:], 0][start : start + count]
+        tokens = torch.tensor([following], device=self.loaded.device)
+        keys = torch.arange(start + count, device=self.loaded.device)
+        positions = keys[start:]
+        visible = keys <= positions[:, None]
         newest = self.main[0, -1]
-        self._run(self.main, following, positions[None], visible[None], cache)
+        self._run(self.main, tokens, positions[None], visible[None], cache)
         return torch.stack([newest, newest])
 
     def _drafted(
