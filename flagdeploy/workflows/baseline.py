@@ -60,8 +60,9 @@ def record(
     The first of `concurrency` gives the recorded answers, each further one a repeat whose
     distance from them is the noise floor. With `record_dir` an interrupted recording goes on
     where it was. `suite` asks as much as a comparison of that suite may, else it is every question
-    and SEQUENCES sequences; `limit` and `sequences` go before it. `facts` (device, engine, ...) are for the reader. `mode` scores the sequences in
-    that mode alone (`evals.scoring`); else in the best the endpoint can and, beside it, D.
+    and SEQUENCES sequences; `limit` and `sequences` go before it. `facts` (device, engine, ...)
+    are for the reader. `mode` scores the sequences in that mode alone (`evals.scoring`); else in
+    the best the endpoint can and, beside it, D.
 
     Raises EvalError when the endpoint is gone or left questions without answer.
     """
