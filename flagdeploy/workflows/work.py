@@ -1,7 +1,7 @@
 """What a comparison was asked for, as its parts hand it on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,11 @@ class Work:
     sampling: Sampling = GREEDY
     mode: str | None = None
     note: str = ""  # why questions are not asked as the suite would
+    logs: dict[str, AnswerLog] = field(default_factory=dict)
 
     def log(self, name: str) -> AnswerLog:
-        return AnswerLog(self.path(name))
+        """The same one each time: asking goes in parts, and only the first reads the whole log."""
+        return self.logs.setdefault(name, AnswerLog(self.path(name)))
 
     def path(self, name: str) -> Path | None:
         return self.record_dir / name if self.record_dir else None

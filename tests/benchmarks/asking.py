@@ -176,15 +176,26 @@ def side_by_side(folder: Path, rounds: int, program: Path | None) -> None:
                     _, core = ended(process)
                 taken.setdefault((name, limit), []).append((result, core))
     print(f"{'medians of ' + str(rounds) + ' rounds':28} clock s  core s    MB  endpoint's core s")
+    medians = {}
     for (name, limit), results in taken.items():
         wall, core, memory = (
             statistics.median(getattr(result, field) for result, _ in results)
             for field in ("wall", "core", "memory")
         )
+        medians[name, limit] = core
         other = statistics.median(core for _, core in results)
         row = f"{name}, {limit} question(s)"
         print(f"{row:28} {wall:7.2f} {core:7.2f} {memory:5.0f} {other:18.2f}")
     print((folder / f"flagdeploy-{QUESTIONS}-0.log").read_text().strip())
+    if program:
+        lines = (folder / f"lm-eval-{QUESTIONS}-0.log").read_text(errors="replace").splitlines()
+        print("lm-eval:", *(line for line in lines if "exact_match" in line and "|" in line))
+        whole, start = (medians["lm-eval", n] / medians["flagdeploy", n] for n in (QUESTIONS, 1))
+        asked = [medians[name, QUESTIONS] - medians[name, 1] for name in ("lm-eval", "flagdeploy")]
+        print(
+            f"core s of lm-eval over those of flagdeploy: {whole:.1f} times in all, {start:.1f} "
+            f"for the start, {asked[0] / asked[1]:.1f} for the asking"
+        )
 
 
 def memory(folder: Path) -> None:
