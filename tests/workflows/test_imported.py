@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from evals.dialects import Dialect, drawn, greedy
 from evals.stub_endpoint import Stub, serving
 
 from flagdeploy.errors import EvalError, UsageError
@@ -178,6 +179,29 @@ def test_an_endpoint_that_predicts_other_tokens_is_another_model(
     with serving(Stub(wrong=0.3)) as stub:
         result = compare(stub.url, str(path), workspace=workspace)
     assert (result.verdict, result.exit_code) == ("DIFFERENT", 1)
+
+
+@pytest.mark.parametrize(("dialect", "mode"), [("vllm", "S"), ("trtllm", "D"), ("single", "P")])
+def test_texts_of_a_reference_are_scored_as_the_endpoint_can(
+    workspace: Path, tmp_path: Path, dialect: str, mode: str
+) -> None:
+    """Layout C: 60 prompts with the reference's own greedy tokens, as the DeepSeek demo's."""
+    model, entries = drawn(), []
+    for number in range(60):
+        prompt = [3, number % 40, 5]
+        ids = [*prompt, *greedy(model, prompt, 4)]
+        rows = [model(tuple(ids[:at])) for at in range(3, len(ids))]
+        five = [sorted(row, key=lambda token, row=row: -row[token])[:5] for row in rows]
+        entry = {"prompt_tokens": [prompt], "generated_tokens": [ids[3:]]}
+        entry["top5_tokens"] = [[0] * 5] * 3 + five
+        tensors = {name: torch.tensor(value) for name, value in entry.items()}
+        entries.append({**tensors, "tf_prompt_len": 3})
+    torch.save({"format_version": "multi_prompt_v1", "entries": entries}, tmp_path / "c.refpt")
+    with serving(Dialect(dialect=dialect)) as stub:
+        result = compare(stub.url, str(tmp_path / "c.refpt"), workspace=workspace)
+    found = result.findings[0]
+    assert (found.verdict, found.estimate, found.clusters) == ("PASS", 0.0, 60)
+    assert result.scoring["mode"] == mode
 
 
 def test_an_endpoint_that_scores_no_tokens_is_told(workspace: Path, tmp_path: Path) -> None:

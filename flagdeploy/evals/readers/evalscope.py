@@ -97,8 +97,13 @@ def _config(root: Path | None) -> dict[str, Any]:
     path = root / "configs" / "task_config.yaml" if root else None
     if path is None or not path.is_file():
         return {}
-    found = yaml.safe_load(text_of(path))
-    return found if isinstance(found, dict) else {}
+    try:
+        found = yaml.safe_load(text_of(path))
+    except yaml.YAMLError as error:
+        raise EvalError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(found, dict) or not isinstance(found.get("generation_config") or {}, dict):
+        raise EvalError(f"{path}: not the configuration of an evalscope run")
+    return found
 
 
 def _benchmark(file: Path, root: Path | None) -> tuple[str, str]:
@@ -121,7 +126,11 @@ def _predictions(file: Path, root: Path | None) -> dict[int, dict[str, Any]]:
     path = _prediction_file(file, root)
     if not path.is_file():
         return {}
-    return {row["index"]: row.get("model_output") or {} for _, row in json_lines(path)}
+    outputs = {}
+    for where, row in json_lines(path):
+        with reading(where, "a prediction of evalscope"):
+            outputs[row["index"]] = row.get("model_output") or {}
+    return outputs
 
 
 def _row(task: str, row: Mapping[str, Any], ended: Mapping[int, Any], cluster: str) -> Row:

@@ -57,10 +57,13 @@ def read(path: Path, filter_name: str | None = None) -> Samples:
     graders: dict[str, str] = {}
     for task, file in files.items():
         found, graders[task] = _of_file(file, task, filter_name)
-        rows += _grouped(found, task, results[task])
+        with reading(str(path), "lm-eval's results"):
+            rows += _grouped(found, task, results[task])
     last = next(reversed(results.values()))
     said = set(graders.values())
     grader = said.pop() if len(said) == 1 else ", ".join(f"{t}: {g}" for t, g in graders.items())
+    with reading(str(path), "lm-eval's results"):
+        limited, facts = _limited(results), _facts(last, results)
     return Samples(
         name=str(path),
         tool=TOOL,
@@ -68,8 +71,8 @@ def read(path: Path, filter_name: str | None = None) -> Samples:
         identity=IDENTITY,
         grader=f"{TOOL} {grader}",
         rows=tuple(rows),
-        limited=_limited(results),
-        facts=_facts(last, results),
+        limited=limited,
+        facts=facts,
     )
 
 

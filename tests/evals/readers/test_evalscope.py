@@ -79,3 +79,19 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
         read_samples(tmp_path / "a")
     missing = "has no index, sample_score, target"
     assert str(raised.value) == f"{path}:4: not a review of evalscope: {missing}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1", "not YAML: while parsing a flow sequence"),
+        ("generation_config: x", "not the configuration of an evalscope run"),
+    ],
+)
+def test_a_broken_configuration_is_named(tmp_path: Path, text: str, message: str) -> None:
+    shutil.copytree(CASES / "a", tmp_path / "a")
+    path = tmp_path / "a" / "configs" / "task_config.yaml"
+    path.write_text(text)
+    with pytest.raises(EvalError) as raised:
+        read_samples(tmp_path / "a")
+    assert str(raised.value).startswith(f"{path}: {message}")
