@@ -114,13 +114,18 @@ def _task_hash(result: Result) -> str:
 
 
 def _samples(result: Result) -> Iterator[dict[str, Any]]:
-    """Rows in the order of the questions, for each rule that there is; a question without any
-    reply has none."""
+    """Rows in the order of the questions, for each rule that there is; a question of which no
+    reply was graded has none."""
     for number, repeats in enumerate(by_question(result.judged)):
         for rule in RULES:
-            graded = [one for one in repeats if one.grade(rule)]
+            graded = [one for one in repeats if _score(one, rule) is not None]
             if graded:
                 yield _sample(number, graded, rule, result.settings)
+
+
+def _score(one: Judged, rule: Rule) -> float | None:
+    grade = one.grade(rule)
+    return grade.score if grade else None
 
 
 def _sample(
@@ -128,9 +133,11 @@ def _sample(
 ) -> dict[str, Any]:
     item = repeats[0].item
     prompt = json.dumps(list(item.messages), ensure_ascii=False)
-    doc = {"messages": list(item.messages), "answer": item.gold, "cluster": item.cluster}
+    doc = {"question": item.messages[-1]["content"], "answer": item.gold}
+    if item.cluster not in ("", item.key):
+        doc["subject"] = item.cluster
     grades = [grade for one in repeats if (grade := one.grade(rule))]
-    scores = [grade.score for grade in grades if grade.score is not None]
+    scores = [grade.score or 0.0 for grade in grades]
     sampling = {key: settings.get(key) for key in ("temperature", "top_p", "max_tokens")}
     return {
         "doc_id": number,
@@ -144,7 +151,7 @@ def _sample(
         "doc_hash": _sha256(json.dumps(doc, indent=2, ensure_ascii=False)),
         "prompt_hash": _sha256(prompt),
         "target_hash": _sha256(item.gold),
-        METRIC: math.fsum(scores) / len(scores) if scores else None,
+        METRIC: math.fsum(scores) / len(scores),
         "finish_reasons": [one.answer.finish_reason for one in repeats],
         "completion_tokens": [one.answer.completion_tokens for one in repeats],
     }

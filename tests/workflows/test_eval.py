@@ -210,6 +210,9 @@ def test_files_of_lm_evaluation_harness(data: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (place / names[1]).read_text().splitlines()]
     assert [row["filter"] for row in rows[:2]] == ["mlperf", "lenient"]
     assert len(rows) == 40
+    read = read_samples(place, "lenient")  # as compare reads what other tools wrote
+    assert {row.answer.score for row in read.rows} == {1.0}
+    assert len(read.rows) == 32
     assert rows[0].keys() >= {
         *("doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics"),
         *("doc_hash", "prompt_hash", "target_hash", "exact_match"),
