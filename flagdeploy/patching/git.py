@@ -85,10 +85,6 @@ class Git:
     def text(self, *arguments: str, stdin: bytes = b"") -> str:
         return os.fsdecode(self.output(*arguments, stdin=stdin)).removesuffix("\n")
 
-    def common_folder(self) -> str:
-        """The folder with the objects, that all worktrees share."""
-        return self.text("rev-parse", "--path-format=absolute", "--git-common-dir")
-
 
 def reason(done: Done) -> str:
     """Git's last complaint, without its ``fatal:``."""
@@ -108,18 +104,17 @@ def command(machine: Machine, *argv: str, stdin: bytes = b"") -> str:
 
 
 @contextmanager
-def scratch(git: Git, keep_objects: bool) -> Iterator[Git]:
-    """Git with an index of its own, and unless `keep_objects` with objects that vanish again."""
+def scratch(git: Git, objects: str = "") -> Iterator[Git]:
+    """Git with an index of its own; with `objects`, the folder of the repository's, new ones are
+    kept apart and vanish again."""
     folder = command(git.machine, "mktemp", "-d", "--tmpdir", "flagdeploy-patch.XXXXXXXX")
+    env = {**git.env, "GIT_INDEX_FILE": f"{folder}/index"}
+    if objects:
+        # Quoted as git(1) says, so that a colon in the path does not cut it.
+        quoted = objects.replace("\\", "\\\\").replace('"', '\\"')
+        env["GIT_OBJECT_DIRECTORY"] = folder
+        env["GIT_ALTERNATE_OBJECT_DIRECTORIES"] = f'"{quoted}"'
     try:
-        env = {"GIT_INDEX_FILE": f"{folder}/index"}
-        if not keep_objects:
-            command(git.machine, "mkdir", f"{folder}/objects")
-            objects = git.text("rev-parse", "--path-format=absolute", "--git-path", "objects")
-            # Quoted as git(1) says, so that a colon in the path does not cut it.
-            quoted = objects.replace("\\", "\\\\").replace('"', '\\"')
-            env["GIT_OBJECT_DIRECTORY"] = f"{folder}/objects"
-            env["GIT_ALTERNATE_OBJECT_DIRECTORIES"] = f'"{quoted}"'
-        yield Git(git.machine, git.folder, {**git.env, **env})
+        yield Git(git.machine, git.folder, env)
     finally:
         git.machine.run(["rm", "-rf", "--", folder])

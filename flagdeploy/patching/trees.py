@@ -46,30 +46,29 @@ def patches_of(patch_set: PatchSet) -> list[Patch]:
     ]
 
 
-def base_tree(git: Git, patch_set: PatchSet) -> str:
-    """The tree of the base commit. Raises PatchError when `git.folder` has no such commit."""
-    if git.attempt("rev-parse", "--git-dir").exit_code:
-        raise PatchError(f"{git.folder} is no git repository", "name one with --repo DIR")
-    done = git.attempt("rev-parse", "--verify", "--quiet", f"{patch_set.base}^{{tree}}")
-    if done.exit_code:
-        raise PatchError(
-            f"{patch_set.name}: {git.folder} has no commit {patch_set.base}",
-            f"git -C {git.folder} fetch {patch_set.repository} {patch_set.base}",
-        )
-    return done.stdout.decode().strip()
+def _base(git: Git, patch_set: PatchSet) -> tuple[str, str]:
+    """The folder of the objects, and the tree of the base commit."""
+    wanted = f"{patch_set.base}^{{tree}}"
+    done = git.attempt("rev-parse", "--path-format=absolute", "--git-path", "objects", wanted)
+    if not done.exit_code:
+        objects, tree = os.fsdecode(done.stdout).splitlines()
+        return objects, tree
+    if not os.fsdecode(done.stdout):
+        raise PatchError(f"{git.folder} is no git repository", "name a clone of the component")
+    raise PatchError(
+        f"{patch_set.name}: {git.folder} has no commit {patch_set.base}",
+        f"git -C {git.folder} fetch {patch_set.repository} {patch_set.base}",
+    )
 
 
-def patched(
-    git: Git, patch_set: PatchSet, patches: Sequence[Patch], *, keep_objects: bool = False
-) -> Patched:
-    """The tree that the patches make of the base; no file, reference or index is written, and
-    unless `keep_objects` no object either.
+def patched(git: Git, patch_set: PatchSet, patches: Sequence[Patch]) -> Patched:
+    """The tree that the patches make of the base, tried without keeping anything.
 
     Raises PatchError when the base is missing, a patch is for other content, does not apply, does
     something else than its text says, or cannot be taken back to the very same tree.
     """
-    before = base_tree(git, patch_set)
-    with scratch(git, keep_objects) as own:
+    objects, before = _base(git, patch_set)
+    with scratch(git, objects) as own:
         own.text("read-tree", before)
         groups = list(_groups(patches))
         for group in groups:
@@ -82,6 +81,15 @@ def patched(
         if own.text("write-tree") != before:
             raise PatchError(f"{patch_set.name}: taking it back does not lead to its base")
     return Patched(before, after, files)
+
+
+def keep(git: Git, patch_set: PatchSet, patches: Sequence[Patch], base_tree: str) -> str:
+    """Make the patched tree, which `patched` has tried, in the repository; its name."""
+    with scratch(git) as own:
+        own.text("read-tree", base_tree)
+        for group in _groups(patches):
+            _apply(own, patch_set, group)
+        return own.text("write-tree")
 
 
 def _groups(patches: Iterable[Patch]) -> Iterator[list[Patch]]:

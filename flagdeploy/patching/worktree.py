@@ -9,7 +9,7 @@ import ctypes
 import json
 import os
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,7 +18,7 @@ from flagdeploy.config.facts import Worktree
 from flagdeploy.config.patch_set import PatchSet
 from flagdeploy.errors import PatchError
 from flagdeploy.patching.git import Git, Here, Machine, command
-from flagdeploy.patching.trees import Patch, patched
+from flagdeploy.patching.trees import Patch, keep, patched
 
 RECORD = "flagdeploy-patch.json"
 SCHEMA = 1
@@ -28,29 +28,25 @@ _SHOWN = 5
 
 def look(machine: Machine, target: str) -> Worktree:
     """What lies at `target`; nothing is changed. Raises PatchError when it cannot be read."""
-    left = tuple(_left(machine, target))
-    if machine.run(["test", "-e", target]).exit_code:
+    there, left = _beside(machine, target)
+    if not there:
         return Worktree("absent", unfinished=left)
     git = Git(machine, target)
-    record = _recorded(machine, target, git)
+    done = git.attempt("rev-parse", "--path-format=absolute", "--show-cdup", "--git-dir", "HEAD")
+    up, folder, head = (*os.fsdecode(done.stdout).split("\n"), "", "")[:3]
+    # Of a folder inside somebody's checkout git tells about the checkout.
+    record = None if done.exit_code or up else _recorded(machine, target, folder)
     if record is None:
         return Worktree("foreign", unfinished=left)
     status = git.output(
         "--no-optional-locks", "status", "--porcelain=v1", "-z", "--untracked-files=all"
     )
-    changes = [os.fsdecode(entry) for entry in status.split(b"\0") if entry]
-    head = git.text("rev-parse", "HEAD")
+    changes = [os.fsdecode(entry).strip() for entry in status.split(b"\0") if entry]
     return Worktree(record["state"], record, head, tuple(changes[:_SHOWN]), left)
 
 
-def _recorded(machine: Machine, target: str, git: Git) -> dict[str, Any] | None:
+def _recorded(machine: Machine, target: str, folder: str) -> dict[str, Any] | None:
     """Our record of the worktree at `target`, None when it has none."""
-    done = git.attempt("rev-parse", "--show-toplevel", "--path-format=absolute", "--git-dir")
-    if done.exit_code:
-        return None
-    top, folder = os.fsdecode(done.stdout).splitlines()
-    if top != command(machine, "realpath", "--", target):
-        return None  # a folder inside somebody's checkout
     found = machine.run(["cat", "--", f"{folder}/{RECORD}"])
     if found.exit_code:
         return None
@@ -77,10 +73,8 @@ def put(
     All patches are checked first. Raises PatchError, and then `target` is as it was.
     """
     git = Git(machine, repository)
-    checked = patched(git, patch_set, patches)
-    made = patched(git, patch_set, patches, keep_objects=True)
-    assert made == checked
-    commit = _commit(git, patch_set, made.tree)
+    made = patched(git, patch_set, patches)
+    commit = _commit(git, patch_set, keep(git, patch_set, patches, made.base_tree))
     record = {
         "schema": SCHEMA,
         "tool": f"flagdeploy {__version__}",
@@ -108,12 +102,11 @@ def take_back(machine: Machine, target: str, before: Worktree) -> Mapping[str, A
     """
     git = Git(machine, target)
     record = {**before.record, "state": "reverted", "time": _now()}
-    for name in ("base", "commit"):
-        tree = git.text("rev-parse", "--verify", f"{record[name]}^{{tree}}")
-        if tree != record["tree" if name == "commit" else "base_tree"]:
-            raise PatchError(f"{target}: the tree of {record[name]} is not the recorded one")
-    common = Git(machine, git.common_folder())
-    _place(common, target, record["base"], record, before)
+    names = [f"{record[name]}^{{tree}}" for name in ("base", "commit")]
+    trees = git.text("rev-parse", *names).split()
+    if trees != [record["base_tree"], record["tree"]]:
+        raise PatchError(f"{target}: its trees are not the recorded ones")
+    _place(git, target, record["base"], record, before)
     return record
 
 
@@ -144,13 +137,11 @@ def _place(git: Git, target: str, commit: str, record: Mapping[str, Any], before
     made = f"{folder}/{posixpath.basename(target)}"
     try:
         git.text("worktree", "add", "--detach", made, commit)
-        own = Git(machine, made)
-        if own.output("status", "--porcelain=v1", "-z"):
+        if Git(machine, made).output("status", "--porcelain=v1", "-z"):
             what = "a fresh checkout differs from its commit: .gitattributes converts it"
             raise PatchError(f"{git.folder}: {what}")
-        admin = own.text("rev-parse", "--path-format=absolute", "--git-dir")
         text = json.dumps(record, indent=2, ensure_ascii=True) + "\n"
-        command(machine, "tee", "--", f"{admin}/{RECORD}", stdin=text.encode())
+        command(machine, "tee", "--", f"{_admin(machine, made)}/{RECORD}", stdin=text.encode())
         if before.state == "absent":
             command(machine, "mv", "-T", "--", made, target)
         else:
@@ -160,21 +151,27 @@ def _place(git: Git, target: str, commit: str, record: Mapping[str, Any], before
 
 
 def settle(machine: Machine, target: str) -> None:
-    """Tell git where things are now, and clear what lies beside `target` unfinished or replaced.
+    """Tell git where `target` is now, and clear what lies beside it unfinished or replaced.
 
     Files that git ignores are carried over to `target` first, where nothing has their name.
     """
-    if not machine.run(["test", "-e", f"{target}/.git"]).exit_code:
-        Git(machine, target).attempt("worktree", "repair")
-    for folder in _left(machine, target):
+    there, left = _beside(machine, target)
+    # Not `git worktree repair`: it believes the old places, and would mix up two that changed.
+    if there and (admin := _admin(machine, target)):
+        command(machine, "tee", "--", f"{admin}/gitdir", stdin=os.fsencode(f"{target}/.git\n"))
+    for folder in left:
         old = f"{folder}/{posixpath.basename(target)}"
-        git = Git(machine, old)
-        if not machine.run(["test", "-e", f"{old}/.git"]).exit_code:
-            git.attempt("worktree", "repair")
-            _carry_over(git, old, target)
-            common = git.common_folder()
-            Git(machine, common).attempt("worktree", "remove", "--force", old)
-        command(machine, "rm", "-rf", "--", folder)
+        admin = _admin(machine, old)
+        if admin and there:
+            _carry_over(Git(machine, old), old, target)
+        command(machine, "rm", "-rf", "--", *filter(None, [admin]), folder)
+
+
+def _admin(machine: Machine, folder: str) -> str:
+    """What git keeps about the worktree in `folder`, empty when it is none."""
+    text = os.fsdecode(machine.run(["cat", "--", f"{folder}/.git"]).stdout)
+    path = text.removeprefix("gitdir: ").removesuffix("\n")
+    return path if posixpath.basename(posixpath.dirname(path)) == "worktrees" else ""
 
 
 def _carry_over(git: Git, old: str, target: str) -> None:
@@ -185,15 +182,14 @@ def _carry_over(git: Git, old: str, target: str) -> None:
         command(git.machine, "mv", "-nT", "--", source, goal)
 
 
-def _left(machine: Machine, target: str) -> Iterator[str]:
-    """Folders beside `target` that hold what is unfinished or replaced."""
+def _beside(machine: Machine, target: str) -> tuple[bool, tuple[str, ...]]:
+    """Is there a `target`, and folders beside it that hold what is unfinished or replaced."""
     parent, name = posixpath.split(target)
-    found = machine.run(
-        ["find", parent, "-mindepth", "1", "-maxdepth", "1", "-name", f"*{_UNFINISHED}*", "-print0"]
-    )
-    for path in sorted(filter(None, os.fsdecode(found.stdout).split("\0"))):
-        if posixpath.basename(path).startswith(f"{name}{_UNFINISHED}"):
-            yield path
+    listing = ["find", parent, "-mindepth", "1", "-maxdepth", "1", "-print0"]
+    paths = os.fsdecode(machine.run(listing).stdout).split("\0")
+    names = [posixpath.basename(path) for path in paths]
+    left = sorted(other for other in names if other.startswith(f"{name}{_UNFINISHED}"))
+    return name in names, tuple(f"{parent}/{other}" for other in left)
 
 
 def _exchange(machine: Machine, first: str, second: str) -> None:
