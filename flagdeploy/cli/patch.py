@@ -40,7 +40,6 @@ def apply_(
     ] = False,
     workspace: options.Workspace = None,
     json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Apply a patch set in a fresh worktree at the commit it is for: all patches or none.
 
@@ -54,13 +53,12 @@ def apply_(
     """
     from flagdeploy.workflows import patch as workflow
 
-    out.json, out.quiet = json, quiet
+    out.json = json
     if dry_run:
         plan = workflow.plan(name, repo, into, workspace=workspace)
         out.result(str(plan), plan.to_dict())
         return
-    with out.progress() as report:
-        done = workflow.apply(name, repo, into, workspace=workspace, report=report)
+    done = workflow.apply(name, repo, into, workspace=workspace)
     out.result(done.text(), done.to_dict())
 
 

@@ -235,7 +235,7 @@ class _Reader:
         start = self.at
         self.at += 1
         for _ in range(2):
-            if self.at == len(self.lines) or not _BLOCK.fullmatch(self.lines[self.at]):
+            if self.at >= len(self.lines) or not _BLOCK.fullmatch(self.lines[self.at]):
                 what = "a binary change that cannot be taken back: `git diff --binary` makes both"
                 raise self.error(what, start)
             self.at += 1

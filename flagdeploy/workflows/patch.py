@@ -16,7 +16,6 @@ from flagdeploy.patching import trees, worktree
 from flagdeploy.patching.git import Git, Here
 from flagdeploy.plans.patch import default_worktree, plan_apply, require_revertible
 from flagdeploy.plans.steps import ApplyPatches, Plan, Skip
-from flagdeploy.records.events import Event, Report, silent
 from flagdeploy.records.lock import deployment_lock
 
 HOST = "localhost"
@@ -94,12 +93,7 @@ class Status:
 
 
 def apply(
-    name: str,
-    repository: str,
-    into: str | None = None,
-    *,
-    workspace: str | None = None,
-    report: Report = silent,
+    name: str, repository: str, into: str | None = None, *, workspace: str | None = None
 ) -> Applied:
     """Apply patch set `name` in a worktree of the git repository `repository`.
 
@@ -117,7 +111,6 @@ def apply(
         if isinstance(step, Skip):
             raise PatchError(f"{chosen} is applied already in {target}")
         assert isinstance(step, ApplyPatches)
-        report(Event("patch", f"{len(patches)} patch(es) into {target}"))
         record = worktree.put(Here(), step.repository, target, chosen, patches, found)
     return Applied(target, dict(record))
 

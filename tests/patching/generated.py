@@ -38,15 +38,15 @@ def on_disk(folder: Path) -> Files:
     return found
 
 
-def write_set(folder: Path, patches: dict[str, bytes], base: str, **changes: object) -> Path:
+def write_set(folder: Path, files: dict[str, bytes], commit: str, **changes: object) -> Path:
     """A patch set's folder with its patch.yaml."""
     listed = []
-    for name, content in patches.items():
+    for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
         listed.append({"file": name, "sha256": hashlib.sha256(content).hexdigest()})
-    data = {"component": "demo", "repository": "https://example.com/demo", "base": base}
-    text = yaml.safe_dump({**data, "patches": listed, **changes}, allow_unicode=True)
+    data = {"component": "demo", "repository": "https://example.com/demo", "base": commit}
+    text = yaml.safe_dump({**data, "patches": listed, **changes}, sort_keys=False)
     (folder / "patch.yaml").write_text(text)
     return folder
 
