@@ -144,3 +144,56 @@ def check(
     done = workflow.check(names or [], repo, workspace=workspace)
     text = "\n".join(one.text() for one in done) or "there are no patch sets"
     out.result(text, [vars(one) for one in done])
+
+
+@app.command("import")
+def import_(
+    checkout: Annotated[
+        str, typer.Argument(metavar="CHECKOUT", help="Clone of FlagScale, v0.9.0 or older.")
+    ],
+    device: Annotated[
+        str, typer.Option("--device", metavar="D", help="Folder under hardware/ of FlagScale.")
+    ],
+    task: Annotated[
+        str, typer.Option("--task", metavar="T", help="train, inference or post_train.")
+    ] = "",
+    backend: Annotated[
+        list[str] | None,
+        typer.Option("--backend", metavar="B", help="Component; repeatable. Default: all."),
+    ] = None,
+    commit: Annotated[
+        str,
+        typer.Option(
+            "--commit",
+            metavar="C",
+            help="Of FlagScale: one that the device has a patch for, or in patch_history.yaml.",
+        ),
+    ] = "",
+    to: Annotated[
+        str | None, typer.Option("--out", metavar="DIR", help="Default: patches/.")
+    ] = None,
+    workspace: options.Workspace = None,
+    json: options.Json = False,
+) -> None:
+    """Write FlagScale's patches for a device as readable patch sets, one for each component.
+
+    Both layouts are read: a mail-format patch for each commit, and a patch for each file with
+    diff.yaml and patch_history.yaml. What is encrypted cannot be read, and is named.
+
+    \b
+      flagdeploy patch import ~/FlagScale --device Cambricon_MLU --task inference --backend vllm
+      flagdeploy patch import ~/FlagScale --device cambricon_MLU --commit 57637057
+    """
+    from flagdeploy.workflows import patch as workflow
+
+    out.json = json
+    done = workflow.import_sets(
+        checkout,
+        device,
+        task=task,
+        backends=backend or [],
+        commit=commit,
+        out=to,
+        workspace=workspace,
+    )
+    out.result("\n".join(one.text() for one in done), [vars(one) for one in done])

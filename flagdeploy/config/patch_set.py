@@ -4,7 +4,7 @@
 
     component: vllm
     repository: https://github.com/vllm-project/vllm
-    base: b6553be1bc75f046b00046a4ad7576364d03c835   # the commit they were made for
+    base: b8b302cde434df8c9289a2b465406b47ebab1c2d   # the commit they were made for
     version: "0.9.1"                                 # the rest is for the reader
     device: Cambricon_MLU
     tasks: [inference]
@@ -14,8 +14,11 @@
 """
 
 import hashlib
+import json
 import re
-from collections.abc import Iterator
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ from flagdeploy.config.yaml_file import YamlFile
 from flagdeploy.errors import ConfigError, PatchError, Problem, UsageError, did_you_mean
 
 FILE = "patch.yaml"
-_TEXTS = ("component", "repository", "base", "version", "device", "contact", "origin", "about")
+_TEXTS = ("component", "repository", "base", "version", "device", "contact", "origin")
 _LISTS = ("tasks", "models")
 _REQUIRED = ("component", "repository", "base", "patches")
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
@@ -54,6 +57,9 @@ class PatchSet:
     device: str = ""
     tasks: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
+    contact: str = ""
+    origin: str = ""
+    """Where an imported set comes from."""
 
     def __str__(self) -> str:
         return self.name
@@ -132,7 +138,44 @@ def read(folder: Path) -> PatchSet:
         device=data.get("device", ""),
         tasks=tuple(data.get("tasks", ())),
         models=tuple(data.get("models", ())),
+        contact=data.get("contact", ""),
+        origin=data.get("origin", ""),
     )
+
+
+def require_room(patch_sets: Iterable[PatchSet]) -> None:
+    """Raises PatchError when the folder of one is there already."""
+    for patch_set in patch_sets:
+        if patch_set.folder.exists():
+            raise PatchError(f"{patch_set.folder} is there already", "remove it to import it again")
+
+
+def write(patch_set: PatchSet, contents: Mapping[str, bytes]) -> None:
+    """Make the folder of a set with its patches, by name: complete or not at all."""
+    part = patch_set.folder.with_name(f".{patch_set.folder.name}.{secrets.token_hex(4)}")
+    try:
+        for name, content in contents.items():
+            (part / name).parent.mkdir(parents=True, exist_ok=True)
+            (part / name).write_bytes(content)
+        (part / FILE).write_text(_text(patch_set), encoding="utf-8")
+        part.rename(patch_set.folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def _text(patch_set: PatchSet) -> str:
+    """As YAML; JSON's strings are YAML's, and no reader takes a commit in them for a number."""
+
+    def quoted(value: object) -> str:
+        return json.dumps(value, ensure_ascii=False)
+
+    given = [(key, getattr(patch_set, key)) for key in (*_TEXTS, *_LISTS)]
+    lines = [f"{key}: {quoted(value)}" for key, value in given if value]
+    lines.append("patches:")
+    for patch in patch_set.patches:
+        lines.append(f"  - {{file: {quoted(patch.name)}, sha256: {quoted(patch.sha256)}}}")
+    return "\n".join(lines) + "\n"
 
 
 def _problems(file: YamlFile, folder: Path) -> Iterator[Problem]:

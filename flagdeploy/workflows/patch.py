@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +194,45 @@ def _lock(root: Path, target: str) -> Iterator[None]:
     digest = hashlib.sha256(target.encode()).hexdigest()[:12]
     with deployment_lock(workspaces.state_folder(root), f"patch-{digest}"):
         yield
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A set that was written."""
+
+    name: str
+    folder: str
+    base: str
+    patches: int
+
+    def text(self) -> str:
+        return f"{self.name}: {self.patches} patch(es) for {self.base}, in {self.folder}"
+
+
+def import_sets(
+    checkout: str,
+    device: str,
+    *,
+    task: str = "",
+    backends: Sequence[str] = (),
+    commit: str = "",
+    out: str | None = None,
+    workspace: str | None = None,
+) -> list[Imported]:
+    """Write FlagScale's patches for `device` as patch sets, one for each component, below `out`
+    (by default the workspace's patches/).
+
+    Raises PatchError for what is encrypted, incomplete or refused, and then nothing is written.
+    """
+    from flagdeploy.patching import flagscale
+
+    root = workspaces.find(workspace)
+    top = Path(out) if out else workspaces.writable_folder(root) / "patches"
+    found = flagscale.read(Path(checkout), device, task=task, backends=backends, commit=commit)
+    done = []
+    sets = [(replace(c, folder=(top / c.name).resolve()), contents) for c, contents in found]
+    patch_sets.require_room([placed for placed, _ in sets])
+    for placed, contents in sets:
+        patch_sets.write(placed, contents)
+        done.append(Imported(placed.name, str(placed.folder), placed.base, len(contents)))
+    return done
