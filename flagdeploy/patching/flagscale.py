@@ -93,7 +93,7 @@ def read(
     if not (folder / "hardware").is_dir():
         what = f"{folder} has no hardware/, where FlagScale keeps its patches"
         raise PatchError(what, "v0.9.0 is the last release with patches: git checkout v0.9.0")
-    wanted = [_BACKENDS.get(name.lower(), name) for name in backends]
+    wanted = [_BACKENDS.get(name.lower(), name.lower()) for name in backends]
     if commit and commit[:8] in _old_commits(folder, device):
         return [_old(here, device, commit)]
     there = Checkout(folder, commit or _newest(here, device, task, wanted))

@@ -20,6 +20,12 @@ _SETTINGS = (
     "apply.ignoreWhitespace=no", "gc.auto=0", "maintenance.auto=false", "advice.detachedHead=false",
 )  # fmt: skip
 
+# Inside a hook of git these point to another repository.
+_ELSEWHERE = (
+    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_NAMESPACE",
+    "GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_CONFIG_PARAMETERS",
+)  # fmt: skip
+
 
 class Done(Protocol):
     """What a command gave."""
@@ -50,9 +56,7 @@ class Here:
     """This machine."""
 
     def run(self, argv: Sequence[str], stdin: bytes = b"") -> Result:
-        # Inside a hook of git its variables would point to another repository.
-        env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-        done = subprocess.run(argv, input=stdin, capture_output=True, env=env)
+        done = subprocess.run(argv, input=stdin, capture_output=True)
         return Result(done.returncode, done.stdout, done.stderr)
 
 
@@ -68,7 +72,8 @@ class Git:
         """Run ``git ARGUMENTS``; raises PatchError only when there is no git."""
         variables = {"LC_ALL": "C", **self.env}
         settings = [word for setting in _SETTINGS for word in ("-c", setting)]
-        argv = ["env", *(f"{name}={value}" for name, value in variables.items())]
+        argv = ["env", *(word for name in _ELSEWHERE for word in ("-u", name))]
+        argv += [f"{name}={value}" for name, value in variables.items()]
         argv += ["git", "--literal-pathspecs", *settings, "-C", self.folder, *arguments]
         done = self.machine.run(argv, stdin)
         if done.exit_code == 127:

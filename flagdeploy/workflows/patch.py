@@ -11,7 +11,9 @@ from flagdeploy.config import patch_set as patch_sets
 from flagdeploy.config import workspace as workspaces
 from flagdeploy.config.facts import Worktree
 from flagdeploy.config.patch_set import PatchSet
-from flagdeploy.errors import PatchError, UsageError
+from flagdeploy.config.schema import Deployment
+from flagdeploy.errors import HostError, PatchError, UsageError
+from flagdeploy.launchers.base import Launcher, Result
 from flagdeploy.patching import trees, worktree
 from flagdeploy.patching.git import Git, Here
 from flagdeploy.plans.patch import default_worktree, plan_apply, require_revertible
@@ -19,6 +21,8 @@ from flagdeploy.plans.steps import ApplyPatches, Plan, Skip
 from flagdeploy.records.lock import deployment_lock
 
 HOST = "localhost"
+# Writing a worktree to a slow file system takes a while.
+TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)
@@ -194,6 +198,44 @@ def _lock(root: Path, target: str) -> Iterator[None]:
     digest = hashlib.sha256(target.encode()).hexdigest()[:12]
     with deployment_lock(workspaces.state_folder(root), f"patch-{digest}"):
         yield
+
+
+class _OnHost:
+    """A host behind a launcher, as patching wants a machine."""
+
+    def __init__(self, launcher: Launcher) -> None:
+        self.launcher = launcher
+
+    def run(self, argv: Sequence[str], stdin: bytes = b"") -> Result:
+        return self.launcher.run(argv, TIMEOUT_S, stdin)
+
+
+def chosen(deployment: Deployment, root: Path) -> PatchSet | None:
+    """The patch set that a deployment names, its patches checked as far as it goes without git."""
+    if not deployment.patch.set:
+        return None
+    found = patch_sets.find(deployment.patch.set, root)
+    trees.patches_of(found)
+    return found
+
+
+def look_at(launcher: Launcher, place: str) -> Worktree:
+    """What lies at `place` on a host. Raises HostError when it cannot be read."""
+    try:
+        return worktree.look(_OnHost(launcher), place)
+    except PatchError as error:
+        raise HostError(str(launcher.host), str(error), error.hint) from None
+
+
+def apply_on_host(step: ApplyPatches, launcher: Launcher) -> None:
+    """Carry out a step on the host of `launcher`, which needs git. Raises HostError."""
+    wanted = patch_sets.read(Path(step.folder))
+    machine = _OnHost(launcher)
+    try:
+        patches, found = trees.patches_of(wanted), worktree.look(machine, step.worktree)
+        worktree.put(machine, step.repository, step.worktree, wanted, patches, found)
+    except PatchError as error:
+        raise HostError(step.host, str(error), error.hint) from None
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ class Repository:
         self.series = {seed: series(seed) for seed in seeds}
         stream = b"".join(self._stream(seed) for seed in seeds)
         git(folder, "fast-import", "--quiet", stdin=stream)
-        git(folder, "checkout", "-q", "-b", "mine", "set0-0")
+        git(folder, "checkout", "-q", "-b", "mine", f"set{seeds[0]}-0")
         (folder / "mine.txt").write_text("work under way\n")
         git(folder, "add", "mine.txt")
         (folder / "untracked.txt").write_text("not added yet\n")

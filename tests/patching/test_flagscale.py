@@ -124,7 +124,7 @@ def test_a_patch_for_each_commit(flagscale: FlagScale, workspace: Path) -> None:
 
 
 def test_a_patch_for_each_file_as_of_the_history(flagscale: FlagScale, workspace: Path) -> None:
-    words = ["--device", "Cambricon_MLU", "--task", "inference", "--backend", "vLLM".lower()]
+    words = ["--device", "Cambricon_MLU", "--task", "inference", "--backend", "vLLM"]
     (done,) = imported(flagscale.folder, workspace, *words)
     chosen = read(workspace / "patches" / done["name"])
     assert (chosen.base, chosen.version) == (flagscale.vllm.base(0), "0.9.1")
