@@ -137,9 +137,6 @@ def _place(git: Git, target: str, commit: str, record: Mapping[str, Any], before
     made = f"{folder}/{posixpath.basename(target)}"
     try:
         git.text("worktree", "add", "--detach", made, commit)
-        if Git(machine, made).output("status", "--porcelain=v1", "-z"):
-            what = "a fresh checkout differs from its commit: .gitattributes converts it"
-            raise PatchError(f"{git.folder}: {what}")
         text = json.dumps(record, indent=2, ensure_ascii=True) + "\n"
         command(machine, "tee", "--", f"{_admin(machine, made)}/{RECORD}", stdin=text.encode())
         if before.state == "absent":

@@ -1,7 +1,12 @@
 """`flagdeploy patch` as a new user types it: refusals say why, and change nothing."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +36,7 @@ greeting.txt
 M 120000 inline folder
 data 4
 /etc
+M 160000 1234567812345678123456781234567812345678 third_party/y
 M 100644 inline sub/file
 data 2
 x
@@ -91,6 +97,7 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path, original: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     monkeypatch.delenv("FLAGDEPLOY_RUNS", raising=False)
+    monkeypatch.chdir(tmp_path)
     return Place(tmp_path, original)
 
 
@@ -245,6 +252,35 @@ def test_a_reverted_worktree_of_another_base(place: Place) -> None:
     assert result.stderr.splitlines()[0] == (
         f"error: {place.worktree} is at {place.base}, but acme/later@{later[:12]} is for {later}"
     )
+
+
+def test_a_bare_repository_and_a_folder_as_a_set(place: Place, original: Path) -> None:
+    result = place.run("apply", str(place.set), "--repo", str(original), "--into", "bare")
+    assert result.exit_code == 0, result.stderr
+    assert (Path("bare") / "greeting.txt").read_text() == "hello\nMLU\n"
+    assert place.run("status", "bare").stdout.startswith(f"{Path('bare').resolve()}: ")
+    git(original, "worktree", "remove", str(Path("bare").resolve()))
+
+
+@pytest.mark.parametrize("seconds", [0.3, 0.35, 0.4, 0.45])
+def test_a_process_that_is_killed(place: Place, seconds: float) -> None:
+    """For real, with all that it started; `patch status` says which state it left."""
+    words = ["-m", "flagdeploy", "patch", "apply", "acme/demo", "--repo", str(place.repo)]
+    command = [sys.executable, *words, "--workspace", str(place.root)]
+    process = subprocess.Popen(command, start_new_session=True, stdout=-1, stderr=-1)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    (found,) = json.loads(place.run("status", "--json").stdout)
+    text = {"absent": None, "applied": "hello\nMLU\n"}[found["state"]]
+    path = place.worktree / "greeting.txt"
+    assert (path.read_text() if path.exists() else None) == text
+    assert found["changes"] == []
+    assert place.apply().exit_code == (1 if found["state"] == "applied" else 0)
+    (found,) = json.loads(place.run("status", "--json").stdout)
+    assert (found["state"], found["unfinished"]) == ("applied", [])
 
 
 def test_a_run_that_was_cut_off_is_told_and_cleared(place: Place) -> None:

@@ -11,7 +11,7 @@ from flagdeploy.config.patch_set import PatchSet, read
 from flagdeploy.errors import PatchError
 from flagdeploy.patching.git import Here, Result
 from flagdeploy.patching.trees import patches_of
-from flagdeploy.patching.worktree import look, put, settle, take_back
+from flagdeploy.patching.worktree import RECORD, look, put, settle, take_back
 from patching.conftest import SEEDS
 from patching.generated import Repository, git, on_disk, write_set
 
@@ -229,7 +229,41 @@ def test_no_half_made_folder_is_left_when_it_fails(
     assert not list((repository.folder / ".git" / "worktrees").glob("*"))
 
 
-def test_a_repository_that_moved_and_hooks_that_would_run(
+def test_a_record_that_is_damaged(repository: Repository, sets: Path, tmp_path: Path) -> None:
+    chosen, target = made(repository, 6, sets), tmp_path / "into"
+    put(Here(), f"{repository.folder}", f"{target}", chosen, patches_of(chosen), look_at(target))
+    (admin,) = (repository.folder / ".git" / "worktrees").glob("into*")
+    (admin / RECORD).write_text("{")
+    with pytest.raises(PatchError) as raised:
+        look_at(target)
+    assert str(raised.value) == (
+        f"{target}: its record ({admin / RECORD}) is of another version or damaged"
+    )
+    git(repository.folder, "worktree", "remove", f"{target}")
+
+
+def test_a_host_without_git(tmp_path: Path) -> None:
+    class Bare(Here):
+        def run(self, argv: Sequence[str], stdin: bytes = b"") -> Result:
+            return Result(127, b"", b"") if "git" in argv else super().run(argv, stdin)
+
+    with pytest.raises(PatchError, match="^there is no git$"):
+        look(Bare(), str(tmp_path))
+
+
+def test_inside_a_hook_of_another_repository(
+    repository: Repository, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen, target = made(repository, 8, sets), tmp_path / "into"
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "index"))
+    put(Here(), f"{repository.folder}", f"{target}", chosen, patches_of(chosen), look_at(target))
+    assert on_disk(target) == repository.series[8].patched
+    monkeypatch.undo()
+    git(repository.folder, "worktree", "remove", f"{target}")
+
+
+def test_hooks_of_the_repository_do_not_run(
     repository: Repository, sets: Path, tmp_path: Path
 ) -> None:
     chosen = made(repository, 5, sets)
