@@ -202,7 +202,14 @@ def _problems(file: YamlFile, folder: Path) -> Iterator[Problem]:
             yield problem("base", f"`{base}` is no commit: all its hexadecimal digits are wanted")
         elif not base.startswith(short):
             yield problem("base", f"{base} is not the commit of the folder's name ({short})")
-    yield from (problem(key, what) for key, what in _patch_problems(data.get("patches", [])))
+    listed = data.get("patches", [])
+    yield from (problem(key, what) for key, what in _patch_problems(listed))
+    if "patches" in data and isinstance(listed, list):
+        known = {entry.get("file") for entry in listed if isinstance(entry, dict)}
+        there = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.patch"))
+        for name in there:
+            if name not in known:
+                yield problem("patches", f"{name} lies in the folder, but is not listed")
 
 
 def _patch_problems(patches: Any) -> Iterator[tuple[str, str]]:

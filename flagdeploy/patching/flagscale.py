@@ -20,7 +20,8 @@ from flagdeploy.config import yaml_file
 from flagdeploy.config.patch_set import PatchFile, PatchSet
 from flagdeploy.errors import PatchError, UsageError, did_you_mean
 from flagdeploy.patching.git import Git, Here
-from flagdeploy.patching.patch_file import changes, danger_of, shown
+from flagdeploy.patching.names import danger_of, shown
+from flagdeploy.patching.patch_file import changes
 
 FLAGSCALE = "FlagScale"
 HISTORY = "hardware/patch_history.yaml"

@@ -10,11 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from flagdeploy.errors import PatchError
+from flagdeploy.patching.names import danger_of, shown, unquoted
 
-_OCTAL = re.compile(rb"[0-7]{3}")
-_ESCAPES = {
-    ord(c): v for c, v in zip('abtnvfr"\\', b'\a\b\t\n\v\f\r"\\', strict=True)
-}  # fmt: skip
 _HUNK = re.compile(rb"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@(?: .*)?", re.DOTALL)
 _INDEX = re.compile(rb"([0-9a-f]{4,64})\.\.([0-9a-f]{4,64})(?: ([0-7]{6}))?")
 _BLOCK = re.compile(rb"(?:literal|delta) \d+")
@@ -23,9 +20,6 @@ _MAIL = re.compile(rb"From [0-9a-f]{40,64} ")
 _FRAGMENTS = (b"--- ", b"+++ ", b"@@ -", b"GIT binary patch", b"Binary files ")
 _QUOTED_FIRST = re.compile(rb'("(?:[^"\\]|\\.)*") (.+)')
 _QUOTED_LAST = re.compile(rb'(.+) ("(?:[^"\\]|\\.)*")')
-_IGNORED_BY_HFS = dict.fromkeys(
-    [*range(0x200C, 0x2010), *range(0x202A, 0x202F), *range(0x206A, 0x2070), 0xFEFF]
-)
 REGULAR = ("100644", "100755")
 
 
@@ -57,21 +51,6 @@ def changes(content: bytes, name: str) -> tuple[Change, ...]:
     and for binary changes that cannot be taken back.
     """
     return _Reader(content, name).read()
-
-
-def danger_of(path: str) -> str:
-    """Why a path must not be written, empty when it may. Git refuses the same (path.c)."""
-    if path.startswith("/"):
-        return "is an absolute path"
-    for part in path.split("/"):
-        if part == "..":
-            return "leads out of the tree with `..`"
-        if part in ("", "."):
-            return "has an empty component"
-        plain = part.translate(_IGNORED_BY_HFS).lower().partition(":")[0].rstrip(" .")
-        if plain in (".git", "git~1"):
-            return "leads into .git/"
-    return ""
 
 
 class _Reader:
@@ -310,28 +289,7 @@ class _Reader:
         return name[len(prefix) :].decode(errors="surrogateescape")
 
     def _unquoted(self, name: bytes) -> bytes:
-        """Git's C-style quoting, which it uses for control characters and bytes from 128."""
-        if not name.startswith(b'"'):
-            return name
-        body, result, at = name[1:-1], bytearray(), 0
-        if len(name) < 2 or not name.endswith(b'"'):
-            raise self.error("a quoted name without its end")
-        while at < len(body):
-            if body[at] != ord("\\"):
-                result.append(body[at])
-                at += 1
-            elif octal := _OCTAL.match(body, at + 1):
-                result.append(int(octal[0], 8) & 255)
-                at += 4
-            elif at + 1 < len(body) and body[at + 1] in _ESCAPES:
-                result.append(_ESCAPES[body[at + 1]])
-                at += 2
-            else:
-                raise self.error("a quoted name with an unknown escape")
-        return bytes(result)
-
-
-def shown(path: str | None) -> str:
-    """A name for messages, on one line, without bytes that a terminal would obey."""
-    text = (path or "").encode(errors="surrogateescape").decode(errors="backslashreplace")
-    return text if text.isprintable() else repr(text)[1:-1]
+        try:
+            return unquoted(name)
+        except ValueError as error:
+            raise self.error(str(error)) from None

@@ -11,7 +11,8 @@ from itertools import chain
 from flagdeploy.config.patch_set import PatchSet
 from flagdeploy.errors import PatchError
 from flagdeploy.patching.git import Git, reason, scratch
-from flagdeploy.patching.patch_file import REGULAR, Change, changes, danger_of, shown
+from flagdeploy.patching.names import danger_of, shown
+from flagdeploy.patching.patch_file import REGULAR, Change, changes
 
 MODES = (*REGULAR, "000000")
 

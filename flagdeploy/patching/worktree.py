@@ -28,6 +28,7 @@ _SHOWN = 5
 
 def look(machine: Machine, target: str) -> Worktree:
     """What lies at `target`; nothing is changed. Raises PatchError when it cannot be read."""
+    target = posixpath.normpath(target)
     there, left = _beside(machine, target)
     if not there:
         return Worktree("absent", unfinished=left)
@@ -73,6 +74,7 @@ def put(
     All patches are checked first. Raises PatchError, and then `target` is as it was.
     """
     git = Git(machine, repository)
+    target = posixpath.normpath(target)
     made = patched(git, patch_set, patches)
     commit = _commit(git, patch_set, keep(git, patch_set, patches, made.base_tree))
     record = {
@@ -161,7 +163,8 @@ def settle(machine: Machine, target: str) -> None:
         admin = _admin(machine, old)
         if admin and there:
             _carry_over(Git(machine, old), old, target)
-        command(machine, "rm", "-rf", "--", *filter(None, [admin]), folder)
+        # In this order: as long as it has its `.git`, it has all that git knows about it.
+        command(machine, "rm", "-rf", "--", folder, *filter(None, [admin]))
 
 
 def _admin(machine: Machine, folder: str) -> str:
@@ -172,8 +175,11 @@ def _admin(machine: Machine, folder: str) -> str:
 
 
 def _carry_over(git: Git, old: str, target: str) -> None:
-    ignored = ("ls-files", "--others", "--ignored", "--exclude-standard", "--directory", "-z")
-    for name in filter(None, os.fsdecode(git.output(*ignored)).split("\0")):
+    done = git.attempt(
+        "ls-files", "--others", "--ignored", "--exclude-standard", "--directory", "-z"
+    )
+    # Git fails in a worktree that it was still making: nothing was built there.
+    for name in filter(None, os.fsdecode(done.stdout).split("\0")):
         source, goal = f"{old}/{name.rstrip('/')}", f"{target}/{name.rstrip('/')}"
         command(git.machine, "mkdir", "-p", "--", posixpath.dirname(goal))
         command(git.machine, "mv", "-nT", "--", source, goal)

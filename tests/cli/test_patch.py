@@ -107,6 +107,8 @@ def test_refusals(case: dict[str, Any], place: Place) -> None:
         place.add(place.set.name, {"1.patch": case["patch"].encode()})
     if "raw" in case:
         (place.set / "patch.yaml").write_text(case["raw"])
+    if "folder_gets" in case:
+        (place.set / case["folder_gets"]).write_text(ERRORS["sound"])
     if "folder" in case:
         place.set = place.set.rename(place.set.with_name(case["folder"]))
     if "set" in case:

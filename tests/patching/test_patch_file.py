@@ -7,7 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flagdeploy.errors import PatchError
-from flagdeploy.patching.patch_file import Change, changes, danger_of
+from flagdeploy.patching.names import danger_of
+from flagdeploy.patching.patch_file import Change, changes
 from patching.generated import Repository, git
 
 

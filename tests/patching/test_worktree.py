@@ -207,6 +207,17 @@ def test_a_kill_while_git_writes_the_files(place: Place, seconds: float) -> None
     place.require_clean()
 
 
+@pytest.mark.parametrize("seconds", [0.001, 0.002, 0.003, 0.004])
+def test_a_kill_while_git_writes_the_files_of_the_base(place: Place, seconds: float) -> None:
+    place.apply(Here())
+    with suppress(Killed, PatchError):
+        place.revert(DyingGit(seconds))
+    assert place.state() == "applied"
+    assert look_at(place.target).unfinished
+    place.revert(Here())
+    place.require_clean()
+
+
 def test_no_half_made_folder_is_left_when_it_fails(
     repository: Repository, sets: Path, tmp_path: Path
 ) -> None:
