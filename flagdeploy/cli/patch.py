@@ -47,8 +47,8 @@ def apply_(
     back leads to the very same tree. Your own checkout is neither stashed nor reset nor touched.
 
     \b
-      flagdeploy patch apply cambricon/vllm@b8b302cd --repo ~/vllm
-      flagdeploy patch apply cambricon/vllm@b8b302cd --repo ~/vllm --into /srv/vllm-mlu
+      flagdeploy patch apply nvidia/vllm@01425553 --repo ~/vllm
+      flagdeploy patch apply nvidia/vllm@01425553 --repo ~/vllm --into /srv/vllm-gems
       flagdeploy patch apply ./my_patches --repo ~/vllm --dry-run
     """
     from flagdeploy.workflows import patch as workflow
@@ -80,8 +80,8 @@ def revert(
     Refused when it has changes of yours. What was built in it and git ignores is kept.
 
     \b
-      flagdeploy patch revert cambricon/vllm@b8b302cd
-      flagdeploy patch revert /srv/vllm-mlu
+      flagdeploy patch revert nvidia/vllm@01425553
+      flagdeploy patch revert /srv/vllm-gems
     """
     from flagdeploy.workflows import patch as workflow
 
@@ -107,7 +107,7 @@ def status(
 
     \b
       flagdeploy patch status
-      flagdeploy patch status /srv/vllm-mlu --json
+      flagdeploy patch status /srv/vllm-gems --json
     """
     from flagdeploy.workflows import patch as workflow
 
@@ -136,7 +136,7 @@ def check(
 
     \b
       flagdeploy patch check
-      flagdeploy patch check cambricon/vllm@b8b302cd --repo ~/vllm
+      flagdeploy patch check nvidia/vllm@01425553 --repo ~/vllm
     """
     from flagdeploy.workflows import patch as workflow
 

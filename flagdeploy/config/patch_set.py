@@ -115,7 +115,8 @@ def find(name: str, root: Path) -> PatchSet:
         raise UsageError(f"`{name}` could be {' or '.join(matches)}")
     if (Path(name) / FILE).is_file():
         return read(Path(name))
-    raise UsageError(f"there is no patch set `{name}`", did_you_mean(name, list(known)))
+    near = known if "@" in name else dict.fromkeys(full.partition("@")[0] for full in known)
+    raise UsageError(f"there is no patch set `{name}`", did_you_mean(name, list(near)))
 
 
 def read(folder: Path) -> PatchSet:

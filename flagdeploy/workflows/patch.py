@@ -10,9 +10,9 @@ from typing import Any
 from flagdeploy.config import patch_set as patch_sets
 from flagdeploy.config import workspace as workspaces
 from flagdeploy.config.facts import Worktree
+from flagdeploy.config.load import Loaded
 from flagdeploy.config.patch_set import PatchSet
-from flagdeploy.config.schema import Deployment
-from flagdeploy.errors import HostError, PatchError, UsageError
+from flagdeploy.errors import ConfigError, HostError, PatchError, Problem, UsageError
 from flagdeploy.launchers.base import Launcher, Result
 from flagdeploy.patching import trees, worktree
 from flagdeploy.patching.git import Git, Here
@@ -210,11 +210,19 @@ class _OnHost:
         return self.launcher.run(argv, TIMEOUT_S, stdin)
 
 
-def chosen(deployment: Deployment, root: Path) -> PatchSet | None:
-    """The patch set that a deployment names, its patches checked as far as it goes without git."""
-    if not deployment.patch.set:
+def chosen(loaded: Loaded, root: Path) -> PatchSet | None:
+    """The patch set that a deployment names, its patches checked as far as it goes without git.
+
+    Raises ConfigError when there is none of that name, PatchError when a patch is refused.
+    """
+    name = loaded.deployment.patch.set
+    if not name:
         return None
-    found = patch_sets.find(deployment.patch.set, root)
+    try:
+        found = patch_sets.find(name, root)
+    except UsageError as error:
+        problem = Problem(loaded.where("patch.set"), "patch.set", str(error))
+        raise ConfigError([problem], error.hint) from None
     trees.patches_of(found)
     return found
 

@@ -29,7 +29,7 @@ def plan(
     loaded, engine, vendor = resolve.deployment(
         name, variant, overrides, hosts=hosts, launcher=launcher, root=root
     )
-    chosen = patch.chosen(loaded.deployment, root)
+    chosen = patch.chosen(loaded, root)
     return plan_serve(
         loaded.deployment,
         loaded.hosts,

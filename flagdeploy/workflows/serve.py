@@ -128,7 +128,7 @@ def _carry_out(
 ) -> _Done:
     loaded, engine, vendor = resolved
     deployment, state = loaded.deployment, workspaces.state_folder(root)
-    chosen = patch.chosen(deployment, root)
+    chosen = patch.chosen(loaded, root)
     with (
         deployment_lock(state, deployment.name),
         places.open_places([places.of(loaded)], root) as launchers,
