@@ -152,7 +152,8 @@ def _place(git: Git, target: str, commit: str, record: Mapping[str, Any], before
 def settle(machine: Machine, target: str) -> None:
     """Tell git where `target` is now, and clear what lies beside it unfinished or replaced.
 
-    Files that git ignores are carried over to `target` first, where nothing has their name.
+    Files that git ignores are carried over to `target` first, where nothing has their name. Raises
+    PatchError when a replaced folder holds more than that: it is kept.
     """
     there, left = _beside(machine, target)
     # Not `git worktree repair`: it believes the old places, and would mix up two that changed.
@@ -163,6 +164,7 @@ def settle(machine: Machine, target: str) -> None:
         admin = _admin(machine, old)
         if admin and there:
             _carry_over(Git(machine, old), old, target)
+            _require_nothing_of_value(machine, old, admin)
         # In this order: as long as it has its `.git`, it has all that git knows about it.
         command(machine, "rm", "-rf", "--", folder, *filter(None, [admin]))
 
@@ -183,6 +185,17 @@ def _carry_over(git: Git, old: str, target: str) -> None:
         source, goal = f"{old}/{name.rstrip('/')}", f"{target}/{name.rstrip('/')}"
         command(git.machine, "mkdir", "-p", "--", posixpath.dirname(goal))
         command(git.machine, "mv", "-nT", "--", source, goal)
+
+
+def _require_nothing_of_value(machine: Machine, old: str, admin: str) -> None:
+    """A finished worktree, which our record tells, may have been written to until it was replaced,
+    and a file may have had no place to be carried over to."""
+    if machine.run(["test", "-e", f"{admin}/{RECORD}"]).exit_code:
+        return
+    status = ("status", "--porcelain=v1", "-z", "--untracked-files=all", "--ignored")
+    if found := os.fsdecode(Git(machine, old).output(*status)).split("\0")[0]:
+        what = f"{old} was replaced and is kept: it holds what is nowhere else ({found.strip()})"
+        raise PatchError(what, "take what you need, then remove it")
 
 
 def _beside(machine: Machine, target: str) -> tuple[bool, tuple[str, ...]]:
