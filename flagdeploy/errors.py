@@ -8,6 +8,7 @@
     ├── HostError              1   a host could not be reached, or a command on it failed
     │   └── HostsFailed        1   several hosts failed; carries the whole map
     ├── CheckpointError        1   a checkpoint is missing, torn or of a format we refuse
+    ├── PatchError             1   a patch set is refused, or does not fit the source it is for
     ├── EngineError            1   the engine died, stalled or never answered
     └── EvalError              1   answers could not be collected or graded
 """
@@ -67,6 +68,10 @@ class HostsFailed(HostError):
 
 
 class CheckpointError(FlagdeployError):
+    pass
+
+
+class PatchError(FlagdeployError):
     pass
 
 

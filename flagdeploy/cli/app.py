@@ -18,6 +18,7 @@ from flagdeploy.cli import (
     eval,
     hosts,
     logs,
+    patch,
     pull,
     report,
     serve,
@@ -113,6 +114,7 @@ for command in (
 app.add_typer(baseline.app, name="baseline")
 app.add_typer(config.app, name="config")
 app.add_typer(hosts.app, name="hosts")
+app.add_typer(patch.app, name="patch")
 
 
 def main() -> None:

@@ -54,6 +54,16 @@ def datasets(incomplete: str) -> list[str]:
     return [before + comma + name for name in _matching(names(), last)]
 
 
+def patch_sets(context: typer.Context, incomplete: str) -> list[str]:
+    """Folders VENDOR/COMPONENT@COMMIT under patches/."""
+    from flagdeploy.config.patch_set import folders
+
+    try:
+        return _matching(list(folders(_root(context))), incomplete)
+    except FlagdeployError:
+        return []
+
+
 def _root(context: typer.Context) -> Path:
     from flagdeploy.config import workspace  # reads YAML, which `--help` has no use for
 

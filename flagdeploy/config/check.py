@@ -26,6 +26,7 @@ def check(deployment: Deployment, hosts: Sequence[Host], chip: Chip | None) -> l
         _memory(deployment, chip),
         _engine_features(deployment),
         _launch(deployment, hosts),
+        _patch(deployment),
     ]
     return [finding for rule in rules for finding in rule]
 
@@ -141,6 +142,20 @@ def _engine_features(deployment: Deployment) -> Iterator[Finding]:
         yield "operators.exclude", "operators.include is set too: give one of them"
     if operators.library == "none" and (operators.include or operators.exclude):
         yield "operators.library", "none, but operators to include or exclude are set"
+
+
+def _patch(deployment: Deployment) -> Iterator[Finding]:
+    patch = deployment.patch
+    for name in ("repository", "worktree", "mount"):
+        path = getattr(patch, name)
+        if patch.set and not path and name != "mount":
+            yield f"patch.{name}", "patch.set needs it: an absolute path on the hosts"
+        elif path and not path.startswith("/"):
+            yield f"patch.{name}", f"`{path}`: an absolute path on the hosts is needed"
+        elif path and not patch.set:
+            yield f"patch.{name}", "has no effect without patch.set"
+    if patch.mount and deployment.launcher == "local":
+        yield "patch.mount", "the local launcher starts processes, not containers"
 
 
 def _launch(deployment: Deployment, hosts: Sequence[Host]) -> Iterator[Finding]:

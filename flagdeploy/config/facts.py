@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from flagdeploy.config.launch import Running
 
@@ -20,6 +20,21 @@ class Product:
 
 
 @dataclass(frozen=True)
+class Worktree:
+    """A folder where the patched source of a component is wanted, as found on a host."""
+
+    state: Literal["absent", "foreign", "applied", "reverted"] = "absent"
+    record: Mapping[str, Any] = field(default_factory=dict)
+    """What `patch apply` or `patch revert` noted: ``set``, ``digest``, ``base``, ``commit``."""
+    head: str = ""
+    """The commit it is at."""
+    changes: tuple[str, ...] = ()
+    """Files that differ from that commit, and files that git does not know, as `git status`."""
+    unfinished: tuple[str, ...] = ()
+    """Folders beside it that a run left which was cut off."""
+
+
+@dataclass(frozen=True)
 class HostFacts:
     """One host, read only, before anything is planned."""
 
@@ -32,6 +47,8 @@ class HostFacts:
     ports_in_use: frozenset[int] = frozenset()
     products: Mapping[str, Product] = field(default_factory=dict)
     """By path, those of the deployment's stages."""
+    patched: Worktree = Worktree()
+    """At `patch.worktree`."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ LABEL_SPEC = LABEL + "spec_sha256"
 LABEL_ENDPOINT = LABEL + "endpoint"
 LABEL_MODEL = LABEL + "model"
 LABEL_STAGE = LABEL + "stage"
+LABEL_PATCH = LABEL + "patch"
 
 
 @dataclass(frozen=True)

@@ -197,6 +197,17 @@ class Stages:
 
 
 @dataclass(frozen=True)
+class Patch:
+    """A vendor's changes to the source of a component, put on the hosts before the ranks start."""
+
+    set: str | None = key(None, "patch set: VENDOR/COMPONENT@COMMIT under patches/")
+    repository: str = key("", "git repository of the component, on every host")
+    worktree: str = key("", "folder for the patched source, on every host")
+    shared: bool = key(False, "it lies on one file system: the first host makes it for all")
+    mount: str = key("", "path in the containers where the ranks see it, read-only")
+
+
+@dataclass(frozen=True)
 class Operators:
     """A Triton operator library that replaces PyTorch's kernels."""
 
@@ -248,6 +259,7 @@ class Deployment:
     endpoint: Endpoint = key(Endpoint(), "where it listens")
     container: Container = key(Container(), "container of a rank")
     stages: Stages = key(Stages(), "the vendor's own converters")
+    patch: Patch = key(Patch(), "the vendor's patches")
     operators: Operators = key(Operators(), "operator library")
     readiness: Readiness = key(Readiness(), "when it is ready")
     engine_args: dict[str, Any] = key({}, "anything else, passed to the engine as it is")

@@ -43,7 +43,9 @@ _NEUTRAL = {
     "endpoint.port",
     "endpoint.master_port",
 }
-_NEUTRAL_SECTIONS = ("container.", "readiness.", "model.architecture.", "operators.", "stages.")
+_NEUTRAL_SECTIONS = (
+    "container.", "readiness.", "model.architecture.", "operators.", "stages.", "patch.",
+)  # fmt: skip
 _RELAXED = "speculative.relaxed_acceptance"
 
 # Keys that depend on one another: a table of single arguments cannot say them.

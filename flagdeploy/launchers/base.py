@@ -45,7 +45,7 @@ class Launcher(Protocol):
     def engine_version(self) -> str:
         """What runs the ranks, e.g. ``Docker 27.3.1``."""
 
-    def run(self, argv: Sequence[str], timeout: float = 20) -> Result:
+    def run(self, argv: Sequence[str], timeout: float = 20, stdin: bytes = b"") -> Result:
         """Run a command on the host to its end; a non-zero exit code is no error."""
 
     def pull(self, image: str, report: Report) -> str:

@@ -84,8 +84,8 @@ class Connection:
                     part.close()
             self._sftp = self._client = self._jump = None
 
-    def run(self, argv: Sequence[str], timeout: float = 20) -> Result:
-        """Run a command to its end; its standard input is empty.
+    def run(self, argv: Sequence[str], timeout: float = 20, stdin: bytes = b"") -> Result:
+        """Run a command to its end, which reads `stdin` before it writes much itself.
 
         Raises HostError when it does not end within `timeout` seconds or the connection is lost.
         """
@@ -95,6 +95,9 @@ class Connection:
             channel = self.transport.open_session(timeout=min(timeout, self._timeouts.channel))
             with channel:
                 channel.exec_command(command)
+                if stdin:
+                    channel.settimeout(timeout)
+                    channel.sendall(stdin)
                 channel.shutdown_write()
                 return self._drain(channel, command, timeout, deadline)
         except (paramiko.SSHException, EOFError, OSError) as error:

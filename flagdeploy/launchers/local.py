@@ -86,11 +86,9 @@ class LocalLauncher:
     def engine_version(self) -> str:
         return "processes of this machine"
 
-    def run(self, argv: Sequence[str], timeout: float = 20) -> Result:
+    def run(self, argv: Sequence[str], timeout: float = 20, stdin: bytes = b"") -> Result:
         try:
-            done = subprocess.run(
-                argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout
-            )
+            done = subprocess.run(argv, input=stdin, capture_output=True, timeout=timeout)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise HostError(str(self.host), f"`{argv[0]}`: {error}") from None
         return Result(done.returncode, done.stdout, done.stderr)

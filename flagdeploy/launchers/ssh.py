@@ -39,8 +39,8 @@ class SshLauncher:
     def engine_version(self) -> str:
         return f"Docker {self.engine.version()}"
 
-    def run(self, argv: Sequence[str], timeout: float = 20) -> Result:
-        return self.connection.run(argv, timeout)
+    def run(self, argv: Sequence[str], timeout: float = 20, stdin: bytes = b"") -> Result:
+        return self.connection.run(argv, timeout, stdin)
 
     def pull(self, image: str, report: Report) -> str:
         return self.engine.pull(image, report)

@@ -43,6 +43,8 @@ def mounts_of(deployment: Deployment) -> list[Mount]:
     read-only, the weight cache, which the engine may fill, not."""
     model = deployment.model
     mounts = [_mount(text) for text in deployment.container.mounts]
+    if deployment.patch.mount:
+        mounts.append(Mount(deployment.patch.worktree, deployment.patch.mount, read_only=True))
     for folder in (model.checkpoint, deployment.speculative.draft_checkpoint, model.weight_cache):
         covered = any(f"{folder}/".startswith(f"{m.target.rstrip('/')}/") for m in mounts)
         if folder and not covered:

@@ -5,6 +5,7 @@ Pure: a function of the configuration, the hosts and what was found on them.
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from flagdeploy.config.launch import (
     LABEL_DEPLOYMENT,
     LABEL_ENDPOINT,
     LABEL_MODEL,
+    LABEL_PATCH,
     LABEL_RANK,
     LABEL_RANKS,
     LABEL_RUN,
@@ -27,17 +29,19 @@ from flagdeploy.config.launch import (
     Spec,
     StageCommand,
 )
+from flagdeploy.config.patch_set import PatchSet
 from flagdeploy.config.plain import plain
 from flagdeploy.config.schema import Deployment
 from flagdeploy.config.secret import Secret
 from flagdeploy.engines import Engine
 from flagdeploy.errors import HostError
 from flagdeploy.plans.container import container_of, mounts_of
+from flagdeploy.plans.patch import patch_steps
 from flagdeploy.plans.prepare import left_steps, prepare_steps
 from flagdeploy.plans.stages import convert_steps, until_stage
 from flagdeploy.plans.steps import Convert, Plan, Skip, Start, Step, WaitReady
 from flagdeploy.plans.stop import stop_steps
-from flagdeploy.vendors import Vendor
+from flagdeploy.vendors import Plugin, Vendor
 
 
 def problems(
@@ -60,22 +64,25 @@ def plan_serve(
     run_id: str,
     python: str = "python",
     until: str | None = None,
+    patch_set: PatchSet | None = None,
 ) -> Plan:
     """The steps that lead from `facts` to a deployment that answers, or through stage `until`.
 
-    `run_id` labels what is started; `python` is the interpreter for processes on this machine.
+    `run_id` labels what is started; `python` is the interpreter for processes on this machine;
+    `patch_set` is what `patch.set` names.
     A deployment that runs as it should gives a plan of skips; one that differs in any rank, lacks
     one or has one that exited is stopped as a whole, then started as a whole. Raises HostError
     when another program listens on a port that rank 0 needs, or when something else lies where a
-    stage shall put its product.
+    stage shall put its product, or where the patched source shall be.
     """
     if until:
         return _plan_stages(deployment, hosts, facts, engine, run_id, until)
     commands = engine.commands(deployment, hosts)
     specs = [
-        _labelled(_spec(deployment, hosts, facts, engine, command, python), run_id)
-        for command in commands
+        _labelled(_spec(deployment, hosts, facts, engine, command, python), run_id, patch_set)
+        for command in _with_plugin(commands, _plugin(deployment, vendor))
     ]
+    patches = patch_steps(deployment, hosts, facts, patch_set)
     ready = _wait(deployment, hosts, engine)
     notes = tuple(_notes(deployment, hosts, engine, vendor))
     if _runs_already(facts, hosts, specs):
@@ -83,11 +90,12 @@ def plan_serve(
             Skip(host.address, f"start-{rank}", f"rank {rank} runs already, unchanged")
             for rank, host in enumerate(hosts)
         ]
-        return Plan(deployment.name, (*left_steps(deployment, facts), *skips, ready), notes)
+        left = left_steps(deployment, facts)
+        return Plan(deployment.name, (*left, *patches, *skips, ready), notes)
     _refuse_taken_ports(deployment, hosts, facts)
     commands_before = engine.stages(deployment)
     conversions = _conversions(commands_before, deployment, hosts, facts, run_id)
-    steps = prepare_steps(deployment, hosts, facts, commands_before, conversions)
+    steps = [*prepare_steps(deployment, hosts, facts, commands_before, conversions), *patches]
     timeout = deployment.container.stop_timeout
     stops = stop_steps(facts.running, "the deployment changes or is incomplete", timeout)
     steps += [*stops, *conversions] if _need_devices(conversions) else [*conversions, *stops]
@@ -195,6 +203,16 @@ def _spec(
     )
 
 
+def _plugin(deployment: Deployment, vendor: Vendor) -> Plugin | None:
+    return vendor.plugin.get(deployment.engine) if deployment.operators.build == "plugin" else None
+
+
+def _with_plugin(commands: Sequence[RankCommand], plugin: Plugin | None) -> Sequence[RankCommand]:
+    if plugin is None:
+        return commands
+    return [replace(c, env={**plugin.environment, **c.env}) for c in commands]
+
+
 def _environment(deployment: Deployment, command: RankCommand) -> dict[str, EnvValue]:
     """The engine's variables, then `container.env`, then those of the single rank."""
     by_rank = {str(rank): env for rank, env in deployment.container.rank_env.items()}
@@ -202,8 +220,10 @@ def _environment(deployment: Deployment, command: RankCommand) -> dict[str, EnvV
     return {**command.env, **deployment.container.env, **own}
 
 
-def _labelled(spec: Spec, run_id: str) -> Spec:
+def _labelled(spec: Spec, run_id: str, patch_set: PatchSet | None) -> Spec:
     """`spec` with the digest of all that matters, and the run, which does not."""
+    if patch_set:
+        spec = replace(spec, labels={**spec.labels, LABEL_PATCH: patch_set.digest})
     labels = {**spec.labels, LABEL_SPEC: spec_sha256(spec), LABEL_RUN: run_id}
     return replace(spec, labels=labels)
 
@@ -242,6 +262,8 @@ def _notes(
         each = f"{weights:.1f} GiB of weights on each {chip.name} ({chip.memory_gib:g} GiB)"
         cache = "FP8" if deployment.kv_cache.dtype == "fp8" else "BF16"
         notes.append(f"{each} leave a {cache} KV cache of about {tokens} tokens")
+    if plugin := _plugin(deployment, vendor):
+        notes.append(f"the image has to hold {plugin.package}: {shlex.join(plugin.install)}")
     if deployment.model.trust_remote_code:
         notes.append("Python code of the checkpoint is run (model.trust_remote_code)")
     bound = endpoint.bind_address(deployment, hosts)

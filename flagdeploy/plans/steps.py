@@ -10,6 +10,8 @@ from flagdeploy.config.launch import ContainerSpec, EnvValue, ProcessSpec, Spec,
 from flagdeploy.config.plain import plain
 from flagdeploy.config.secret import Secret
 
+_SHOWN = 10
+
 
 @dataclass(frozen=True)
 class Step:
@@ -39,6 +41,29 @@ class CheckCheckpoint(Step):
     """Every shard against the index and its own header, on the host, before the engine loads it."""
 
     path: str
+
+
+@dataclass(frozen=True)
+class ApplyPatches(Step):
+    """Make a worktree of a component's repository with a vendor's patches; all of them or none."""
+
+    set: str
+    folder: str
+    """Where the set lies, on the machine that carries out the plan."""
+    component: str
+    base: str
+    patches: tuple[str, ...]
+    repository: str
+    worktree: str
+
+    def details(self) -> Iterator[str]:
+        yield f"git     {self.repository}"
+        yield f"base    {self.base}"
+        for name in self.patches[:_SHOWN]:
+            yield f"patch   {name}"
+        if len(self.patches) > _SHOWN:
+            yield f"patch   and {len(self.patches) - _SHOWN} more"
+        yield f"into    {self.worktree}"
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,24 @@ class Device:
 
 
 @dataclass(frozen=True)
+class Plugin:
+    """What a vendor changes in an engine, as a package that the engine loads by itself: the modern
+    form of a patch set."""
+
+    package: str
+    index: str = ""
+    """Package index that has it, beside PyPI; empty: PyPI has it."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables that it needs on this vendor's hosts."""
+
+    @property
+    def install(self) -> tuple[str, ...]:
+        """The command that puts it into an image."""
+        index = ("--extra-index-url", self.index) if self.index else ()
+        return ("pip", "install", *index, self.package)
+
+
+@dataclass(frozen=True)
 class Vendor:
     """Facts about one vendor's hosts and chips."""
 
@@ -46,6 +64,8 @@ class Vendor:
     """Patterns of the device files, one file for each device."""
     detect: tuple[str, ...] = ()
     """Command that lists the devices; `devices` reads its output."""
+    plugin: Mapping[str, Plugin] = field(default_factory=dict)
+    """By engine: what `operators.build: plugin` means on this vendor."""
 
     def chip(self, name: str) -> Chip | None:
         """The chip called `name`, None when no name is given or none is known by it."""
@@ -90,12 +110,31 @@ def load(name: str, workspace: Path) -> Vendor:
         raise ConfigError([problem], did_you_mean(name, names(workspace)))
     facts: dict[str, Any] = yaml_file.read(path).data.get("vendor") or {}
     chips = {key: _chip(key, value) for key, value in (facts.pop("chips", None) or {}).items()}
-    unknown = set(facts) - {"engines", "visible_devices", "device_nodes", "detect"}
-    if unknown:
-        problems = [Problem(str(path), f"vendor.{key}", "unknown key") for key in sorted(unknown)]
+    unknown = set(facts) - {"engines", "visible_devices", "device_nodes", "detect", "plugin"}
+    problems = [Problem(str(path), f"vendor.{key}", "unknown key") for key in sorted(unknown)]
+    plugins: dict[str, Any] = facts.get("plugin") or {}
+    problems += [
+        Problem(str(path), f"vendor.plugin.{engine}", what)
+        for engine, plugin in plugins.items()
+        if (what := _plugin_problem(plugin))
+    ]
+    if problems:
         raise ConfigError(problems)
+    plugin = {engine: Plugin(**given) for engine, given in plugins.items()}
     lists = {key: tuple(facts.get(key) or ()) for key in ("engines", "device_nodes", "detect")}
-    return Vendor(name, chips, visible_devices=facts.get("visible_devices", ""), **lists)
+    return Vendor(
+        name, chips, plugin=plugin, visible_devices=facts.get("visible_devices", ""), **lists
+    )
+
+
+def _plugin_problem(given: Any) -> str:
+    if not isinstance(given, dict) or "package" not in given:
+        return "expected {package: NAME, index: URL, environment: {NAME: value}}"
+    if unknown := set(given) - {"package", "index", "environment"}:
+        return f"unknown key `{min(unknown)}`"
+    environment = given.get("environment") or {}
+    texts = [given["package"], given.get("index", ""), *environment.values()]
+    return "" if all(isinstance(text, str) for text in texts) else "its values are text: quote them"
 
 
 def _chip(name: str, facts: Mapping[str, Any]) -> Chip:

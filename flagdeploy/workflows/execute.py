@@ -16,6 +16,7 @@ from flagdeploy.config.launch import LABEL_RUN, ContainerSpec, Spec
 from flagdeploy.errors import EngineError, FlagdeployError
 from flagdeploy.launchers.base import Launcher
 from flagdeploy.plans.steps import (
+    ApplyPatches,
     CheckCheckpoint,
     Convert,
     Plan,
@@ -31,6 +32,7 @@ from flagdeploy.records.run import Run
 from flagdeploy.workflows.checkpoint_on_host import verify_on_host
 from flagdeploy.workflows.fanout import each
 from flagdeploy.workflows.group import Group
+from flagdeploy.workflows.patch import apply_on_host
 from flagdeploy.workflows.ready import wait_ready
 from flagdeploy.workflows.stages import run_stage
 
@@ -127,6 +129,8 @@ class Execution:
                 launcher.pull(step.image, self.tell)
             case CheckCheckpoint():
                 verify_on_host(launcher, step.path)
+            case ApplyPatches():
+                apply_on_host(step, launcher)
             case Stop():
                 launcher.stop(step.id, step.timeout)
             case Convert():

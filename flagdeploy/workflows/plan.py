@@ -6,7 +6,7 @@ from flagdeploy.config import workspace as workspaces
 from flagdeploy.config.facts import Facts
 from flagdeploy.plans.serve import plan_serve
 from flagdeploy.plans.steps import Plan
-from flagdeploy.workflows import resolve
+from flagdeploy.workflows import patch, resolve
 
 DRY_RUN = "dry-run"
 
@@ -29,6 +29,14 @@ def plan(
     loaded, engine, vendor = resolve.deployment(
         name, variant, overrides, hosts=hosts, launcher=launcher, root=root
     )
+    chosen = patch.chosen(loaded, root)
     return plan_serve(
-        loaded.deployment, loaded.hosts, Facts(), engine, vendor, DRY_RUN, until=until
+        loaded.deployment,
+        loaded.hosts,
+        Facts(),
+        engine,
+        vendor,
+        DRY_RUN,
+        until=until,
+        patch_set=chosen,
     )

@@ -5,13 +5,14 @@ from dataclasses import replace
 
 from flagdeploy.checkpoint import strict_json
 from flagdeploy.checkpoint.ownership import RECORD
-from flagdeploy.config.facts import Facts, HostFacts, Product
+from flagdeploy.config.facts import Facts, HostFacts, Product, Worktree
 from flagdeploy.config.launch import StageCommand
 from flagdeploy.errors import HostError
 from flagdeploy.launchers.base import Launcher
 from flagdeploy.records.events import Event, Report, silent
 from flagdeploy.workflows.checkpoint_on_host import SMALL, fingerprint
 from flagdeploy.workflows.fanout import each
+from flagdeploy.workflows.patch import look_at
 
 
 def probe(
@@ -21,10 +22,11 @@ def probe(
     devices: Sequence[str] = (),
     ports: Iterable[int] = (),
     stages: Sequence[StageCommand] = (),
+    patched: str = "",
     report: Report = silent,
 ) -> Facts:
     """Facts of all hosts, read at once: images, ranks of deployment `name`, device nodes, ports,
-    and what lies where `stages` put their products.
+    and what lies where `stages` put their products and where the source is `patched`.
 
     Raises HostError, or HostsFailed with the error of every host that failed.
     """
@@ -33,7 +35,9 @@ def probe(
 
     def look(launcher: Launcher) -> HostFacts:
         products = {stage.product: _product(launcher, stage) for stage in stages}
-        return replace(launcher.probe(name, devices, wanted), products=products)
+        worktree = look_at(launcher, patched) if patched else Worktree()
+        facts = launcher.probe(name, devices, wanted)
+        return replace(facts, products=products, patched=worktree)
 
     return Facts(each(launchers, look))
 

@@ -19,7 +19,7 @@ from flagdeploy.records.events import Report, silent
 from flagdeploy.records.lock import deployment_lock
 from flagdeploy.records.run import Run
 from flagdeploy.vendors.base import Vendor
-from flagdeploy.workflows import places, resolve
+from flagdeploy.workflows import patch, places, resolve
 from flagdeploy.workflows.execute import Outcome, execute
 from flagdeploy.workflows.probe import probe
 
@@ -128,6 +128,7 @@ def _carry_out(
 ) -> _Done:
     loaded, engine, vendor = resolved
     deployment, state = loaded.deployment, workspaces.state_folder(root)
+    chosen = patch.chosen(loaded, root)
     with (
         deployment_lock(state, deployment.name),
         places.open_places([places.of(loaded)], root) as launchers,
@@ -138,11 +139,12 @@ def _carry_out(
             devices=deployment.container.devices,
             ports=[deployment.endpoint.port, deployment.endpoint.master_port],
             stages=engine.stages(deployment),
+            patched=deployment.patch.worktree,
             report=report,
         )
         run = Run.create(state, deployment.name, _secrets(deployment))
         plan = plan_serve(
-            deployment, loaded.hosts, facts, engine, vendor, run.id, sys.executable, until
+            deployment, loaded.hosts, facts, engine, vendor, run.id, sys.executable, until, chosen
         )
         _record(run, loaded, plan)
         try:

@@ -33,6 +33,7 @@ def offered(words: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ("flagdeploy serve deepseek_r1 vllm_fp8_h200 limits.mem", ["limits.memory_fraction="]),
         ("flagdeploy config explain moe.b", ["moe.backend"]),
         ("flagdeploy compare --baseline h", ["h100"]),
+        ("flagdeploy patch check n", ["nvidia/vllm@01425553bdbe"]),
         ("flagdeploy stop --workspace /nonexistent t", []),
     ],
 )

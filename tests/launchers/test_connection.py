@@ -1,5 +1,6 @@
 """SSH to real hosts: what works, and what every failure says."""
 
+import hashlib
 import socket
 import subprocess
 import threading
@@ -52,6 +53,12 @@ def test_a_flood_on_stderr_blocks_nothing(fleet: Fleet, connect: Connect) -> Non
     result = connect(fleet[0]).run(["sh", "-c", f"head -c {flood} /dev/zero >&2; echo done"])
     assert len(result.stderr) == flood
     assert result.stdout == b"done\n"
+
+
+def test_a_flood_on_stdin_arrives(fleet: Fleet, connect: Connect) -> None:
+    flood = bytes(range(256)) * (5 << 12)
+    result = connect(fleet[0]).run(["sha256sum"], stdin=flood)
+    assert result.text == f"{hashlib.sha256(flood).hexdigest()}  -"
 
 
 def test_a_command_without_end_is_ended(fleet: Fleet, connect: Connect) -> None:

@@ -56,3 +56,21 @@ def test_unknown_chip_and_engine_of_a_vendor():
         ("chip", "tenstorrent has no chip `wormhol`; did you mean `wormhole`?"),
         ("engine", "tenstorrent runs vllm_tt, not vllm"),
     ]
+
+
+def test_a_plugin_of_a_wrong_shape_is_refused(tmp_path):
+    folder = tmp_path / "env" / "vendors"
+    folder.mkdir(parents=True)
+    (folder / "acme.yaml").write_text(
+        "vendor:\n  plugin:\n    vllm: {packge: x}\n    sglang: {package: x, env: {}}\n"
+        "    pytorch: {package: x, environment: {A: 1}}\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        vendors.load("acme", tmp_path)
+    path = folder / "acme.yaml"
+    assert str(caught.value).splitlines() == [
+        f"{path}: vendor.plugin.vllm: expected {{package: NAME, index: URL, "
+        "environment: {NAME: value}}",
+        f"{path}: vendor.plugin.sglang: unknown key `env`",
+        f"{path}: vendor.plugin.pytorch: its values are text: quote them",
+    ]
