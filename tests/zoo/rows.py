@@ -143,11 +143,6 @@ FAULTS = [
         attention.cache_in(torch.float8_e5m2),
     ),
     _fault(
-        "kv-cache-e4m3",
-        "KV cache in FP8 (E4M3), scale 1, rotary keys too",
-        attention.cache_in(torch.float8_e4m3fn),
-    ),
-    _fault(
         "softmax-e4m3",
         "attention weights in FP8 (E4M3)",
         attention.softmax_in(torch.float8_e4m3fn),
@@ -293,6 +288,11 @@ HARMLESS = [
 ]
 
 LIMITS = [
+    _limit(
+        "kv-cache-e4m3",
+        "KV cache in FP8 (E4M3), scale 1, rotary keys too",
+        attention.cache_in(torch.float8_e4m3fn),
+    ),
     _limit("norm-epsilon-1e-5", "norm epsilon 1e-5 for 1e-6", attention.norm_epsilon(1e-5)),
     _limit("norm-epsilon-1e-4", "norm epsilon 1e-4 for 1e-6", attention.norm_epsilon(1e-4)),
     _limit("rope-theta-10100", "rope theta 10100 for 10000", attention.rope_theta(10100.0)),

@@ -71,7 +71,9 @@ def scores_in(dtype: torch.dtype) -> Change:
                 linear = functional.linear
 
                 def rounded(x: Any, weight: Any) -> Any:
-                    return linear(x.to(dtype), weight.to(dtype)).float()
+                    # FP8 products are summed in FP32, and few backends multiply plain FP8 tensors.
+                    product = linear(x.to(dtype).float(), weight.to(dtype).float())
+                    return product.to(dtype).float()
 
                 with torch.no_grad():
                     functional.linear = rounded
