@@ -115,8 +115,14 @@ class Live(Recorded):
     async def before_parity(self) -> None:
         cases = parity.cases(self.bundle.items)
         prompts = await parity.count(self.client, self.capabilities, cases)
+        # How replies end shows in the answers to come, so only the open prompts are asked here.
         asked = parameters.asked((), ())
-        facts = await parameters.observe(self.client, self.capabilities, asked)
+
+        async def observe() -> Any:
+            return await parameters.observe(self.client, self.capabilities, asked)
+
+        of = [self.client.base, asked]
+        facts = await self.work.kept("parameters-baseline.json", of, observe)
         manifest = {**self.bundle.manifest, "parameters": facts}
         self.bundle = replace(self.bundle, manifest=manifest, prompts=tuple(prompts))
 

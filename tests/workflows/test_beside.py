@@ -53,7 +53,7 @@ def test_the_same_model_passes_and_has_a_floor(questions: Path) -> None:
     assert result.mode == "paired with teacher forcing"
     assert result.baseline["noise_floor"]["runs"] == 2
     assert result.baseline["noise_floor"]["logit_noise"] == 0.0
-    assert ran(result)["teacher forcing"] == "64 sequences"
+    assert ran(result)["teacher forcing"] == "64 sequences, mode S"
     assert verdicts(result)["greedy divergence"] == "INFO"
 
 

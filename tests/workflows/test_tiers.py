@@ -31,8 +31,8 @@ def test_a_plain_run_of_the_same_model_asks_everything(workspace: Path) -> None:
     result = compared(model(0.2), workspace)
     assert (result.verdict, asked(result)) == ("PASS", 3 * N)
     assert ran(result) == {
-        "parity": "18 prompts",
-        "teacher forcing": "64 sequences",
+        "parity": "19 prompts",
+        "teacher forcing": "64 sequences, mode S",
         "- own floor": "the quick suite does not measure it",
         "answers": "450 questions",
     }
@@ -87,7 +87,7 @@ def test_a_run_that_ends_at_parity_says_of_every_tier_why(workspace: Path) -> No
     result = compared(stub, workspace, suite="standard")
     reason = "FAIL is shown by parity"
     assert ran(result) == {
-        "parity": "18 prompts",
+        "parity": "19 prompts",
         "- teacher forcing": reason,
         "- own floor": reason,
         "- answers": reason,
