@@ -9,6 +9,7 @@ The verbs of the command line are functions of this package, loaded on first use
     print(flagdeploy.plan("deepseek_r1", "sglang_mtp_h200"))
     flagdeploy.serve("deepseek_r1", overrides=["limits.max_num_seqs=64"])
     flagdeploy.compare("deepseek_r1", "h100").verdict
+    flagdeploy.evaluate("deepseek_r1", ["gsm8k"]).to_json()  # `flagdeploy eval`
     flagdeploy.status(), flagdeploy.logs("deepseek_r1"), flagdeploy.stop("deepseek_r1")
 
 They print nothing and raise the errors of `flagdeploy.errors`; those that take long tell a
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time `__getattr_
     from flagdeploy.workflows.calibrate import calibrate
     from flagdeploy.workflows.compare import compare
     from flagdeploy.workflows.dequant import dequant
+    from flagdeploy.workflows.eval import evaluate
     from flagdeploy.workflows.logs import logs
     from flagdeploy.workflows.plan import plan
     from flagdeploy.workflows.pull import pull
@@ -35,6 +37,7 @@ __all__ = [
     "calibrate",
     "compare",
     "dequant",
+    "evaluate",
     "logs",
     "plan",
     "pull",
@@ -48,7 +51,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'flagdeploy' has no attribute {name!r}")
-    return getattr(import_module(f"flagdeploy.workflows.{name}"), name)
+    module = "eval" if name == "evaluate" else name  # eval is Python's own
+    return getattr(import_module(f"flagdeploy.workflows.{module}"), name)
 
 
 def __dir__() -> list[str]:

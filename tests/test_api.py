@@ -18,6 +18,7 @@ VERBS = [
     "calibrate",
     "compare",
     "dequant",
+    "evaluate",
     "logs",
     "plan",
     "pull",

@@ -87,6 +87,7 @@ def _root(
       flagdeploy dequant --to bf16                     FP8 to BF16, shard by shard
       flagdeploy serve deepseek_r1 --dry-run           the exact plan for every host
       flagdeploy serve deepseek_r1                     start it, wait for a token
+      flagdeploy eval --dataset gsm8k,math500          scores of public test sets
       flagdeploy compare --baseline h100               PASS, FAIL or INCONCLUSIVE
 
     Exit codes: 0 done or PASS, 1 failed or FAIL, 2 usage or configuration, 3 INCONCLUSIVE,

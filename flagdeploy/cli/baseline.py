@@ -37,7 +37,17 @@ def record(
     concurrency: Annotated[
         str, typer.Option(help="Requests in flight; each further number repeats everything.")
     ] = "16,64",
-    sequences: Annotated[int, typer.Option(min=0, help="Teacher-forced sequences.")] = 64,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            metavar="quick|standard|full",
+            help="Ask as much as that suite of `compare` does. Default: every question.",
+        ),
+    ] = None,
+    sequences: Annotated[
+        int | None,
+        typer.Option(min=0, help="Teacher-forced sequences. Default: 64, above quick 256."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Questions of each benchmark.")] = None,
     mode: Annotated[
         str | None,
@@ -70,6 +80,7 @@ def record(
 
     \b
       flagdeploy baseline record tiny_deepseek_r1 --as h200
+      flagdeploy baseline record --suite standard --concurrency 16,64,128
       flagdeploy baseline record http://host:8000 --benchmarks DIR --out here.jsonl.gz
       flagdeploy baseline record deepseek_r1 --dataset gsm8k,math500 --as h100
     """
@@ -85,6 +96,7 @@ def record(
             datasets=options.split(dataset),
             data=data,
             concurrency=_widths(concurrency),
+            suite=suite,
             sequences=sequences,
             limit=limit,
             mode=mode,
@@ -124,7 +136,8 @@ def show(
     workspace: options.Workspace = None,
     json: options.Json = False,
 ) -> None:
-    """Print what a baseline holds: endpoint, scores, sequences and noise floor.
+    """Print what a baseline holds: endpoint, what it makes of parameters, digests of configuration
+    and checkpoint, scores, sequences with their modes, and noise floor.
 
     \b
       flagdeploy baseline show h100                     a published table

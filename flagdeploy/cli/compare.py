@@ -58,6 +58,8 @@ def compare(
         Path | None,
         typer.Option(metavar="DIR", help="Folder with benchmark.yaml, if the baseline has none."),
     ] = None,
+    dataset: options.DataSets = None,
+    data_path: options.Data = None,
     record: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Where answers are kept; give it again to go on."),
@@ -134,6 +136,7 @@ def compare(
       flagdeploy compare http://b:8000 --baseline http://a:8000 --benchmarks DIR --repeats auto
             --temperature 0.6 --top-p 0.95                  two live ones, sampled in turn
       flagdeploy compare mlu590 --baseline h100             two published tables
+      flagdeploy compare http://b:8000 --baseline h100 --dataset gsm8k,mmlu    with its scores
       flagdeploy compare --from-table scores.csv            task,n,base,cand
       flagdeploy compare mlu/out --baseline h100/out        lm-eval, evalscope, MLPerf output
       flagdeploy compare --baseline deepseek.refpt          a Tenstorrent token reference
@@ -163,6 +166,8 @@ def compare(
             suite=suite,
             from_table=from_table,
             benchmarks=benchmarks,
+            datasets=options.split(dataset),
+            data=data_path,
             concurrency=concurrency,
             limit=limit,
             record_dir=record,

@@ -68,9 +68,10 @@ class Answer:
     """One request as it ended, graded.
 
     `status`: ``ok``; ``length`` (cut by its token limit); ``unparsed`` (no answer found);
-    ``refused`` (4xx); ``ungraded`` (the grader gave up or may not run it, `error` says why);
-    ``error`` and ``timeout`` (no reply after every attempt). `score` is None for the last two and
-    where nothing was graded. Other fields as in Record; `content` is its `text`.
+    ``refused`` (4xx, or ended by a content filter); ``ungraded`` (the grader gave up or may not
+    run it, `error` says why); ``error`` and ``timeout`` (no reply after every attempt). `score` is
+    None for the last two and where nothing was graded. Other fields as in Record; `content` is
+    its `text`.
     """
 
     request: str
@@ -98,23 +99,22 @@ class AnswerLog:
     """Replies as they ended, one line each; a killed run loses what was in flight, no more.
 
     ``with log: log.finished[request]; await log.append(record)``. Requests without a reply are
-    recorded too, but are not `finished`: the next run asks them again. Without a path nothing is
-    kept.
+    recorded too, but are not `finished`: the next run asks them again. One that is used again
+    reads only what is new. Without a path nothing is kept.
     """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.finished: dict[str, Record] = {}
         self._journal: Journal | None = None
+        self._read_to = 0  # bytes
 
     def __enter__(self) -> Self:
         if self.path is not None:
             self._journal = Journal(self.path).__enter__()
-            self.finished = {
-                record.request: record
-                for record in map(read_row, self._journal.rows())
-                if record and record.status not in MISSING
-            }
+            for record in map(read_row, self._journal.rows(self._read_to)):
+                if record:
+                    self._note(record)
         return self
 
     def __exit__(
@@ -125,13 +125,18 @@ class AnswerLog:
     ) -> None:
         if self._journal is not None:
             self._journal.__exit__(kind, error, trace)
+            self._read_to = self._journal.size
             self._journal = None
-        self.finished = {}
 
     async def append(self, record: Record) -> None:
         """Returns when `record` is on disk."""
         if self._journal is not None:
             await self._journal.append(row_of(record))
+            self._note(record)
+
+    def _note(self, record: Record) -> None:
+        if record.status not in MISSING:
+            self.finished[record.request] = record
 
 
 def read_log(path: Path) -> list[Record]:
@@ -168,9 +173,8 @@ async def ask(
     """Answers to `items` in their order, all of repeat 0 first; those in `log` are not asked again.
 
     With `token_ids` the replies carry the ids of prompt and continuation (vLLM's
-    `return_token_ids`). `graders` replies are graded at a time. The answers are written beside the
-    log (`write_answers`). Raises EvalError when the endpoint stops answering at all, and what
-    `grade` raises; what is recorded by then is kept.
+    `return_token_ids`). `graders` replies are graded at a time. Raises EvalError when the endpoint
+    stops answering at all, and what `grade` raises; what is recorded by then is kept.
     """
     asked = [(item, repeat) for repeat in range(sampling.first, sampling.repeats) for item in items]
 
@@ -205,10 +209,7 @@ async def ask(
             hand_in(log.finished[key])
         left = [key for key in places if key not in log.finished]
         await all_of((one(key) for key in left), at_once=client.concurrency)
-        answers = await grading.results()
-    if log.path is not None:
-        write_answers(log.path.with_suffix(".graded.jsonl"), answers)
-    return answers
+        return await grading.results()
 
 
 def _check_access(client: Client, reply: Reply) -> None:
@@ -226,6 +227,8 @@ def graded(item: Item, record: Record, grade: GradeReply = by_shape) -> Answer:
     text = record.text
     status, error = record.status, record.error
     found = Grade(None, None if status in MISSING else 0.0)
+    if status == "ok" and record.finish_reason == "content_filter":
+        status = "refused"
     if status == "ok":
         found = grade(item, text, record.finish_reason)
         status = _status(record.finish_reason, found)
@@ -254,8 +257,6 @@ def graded(item: Item, record: Record, grade: GradeReply = by_shape) -> Answer:
 
 
 def _status(finish_reason: str | None, found: Grade) -> str:
-    if finish_reason == "content_filter":
-        return "refused"
     if finish_reason == "length":
         return "length"
     if found.status in (Status.ERROR, Status.NOT_GRADED):

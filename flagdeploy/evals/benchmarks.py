@@ -107,6 +107,11 @@ def load_benchmarks(folder: Path) -> list[Benchmark]:
     return [_benchmark(row, folder) for row in rows]
 
 
+def benchmarks_of(given: Path | Sequence[Benchmark]) -> list[Benchmark]:
+    """Those of a folder, or those given."""
+    return load_benchmarks(given) if isinstance(given, Path) else list(given)
+
+
 def _benchmark(row: dict[str, Any], folder: Path) -> Benchmark:
     if "dataset" not in row:
         return Benchmark(**{**row, "file": folder / row["file"]})

@@ -150,12 +150,13 @@ class Client:
 
     async def post_beside(self, path: str, payload: dict[str, Any]) -> Reply:
         """`post` to a path that lies beside /v1, such as ``/generate``."""
-        return await self._post(self.base.removesuffix("/v1") + path, payload, False)
+        return await self._post(self.base.removesuffix("/v1") + path, payload)
 
-    async def _post(self, url: str, payload: dict[str, Any], stream: bool) -> Reply:
+    async def _post(self, url: str, payload: dict[str, Any], stream: bool = False) -> Reply:
+        attempts = self.patience.attempts
         async with self._slots:
             return await self._breaker.run(
-                lambda: self._attempts("POST", url, payload, stream, self.patience.attempts)
+                lambda: self._attempts("POST", url, payload, stream, attempts)
             )
 
     async def _get(self, url: str) -> Reply:
@@ -215,6 +216,8 @@ class Client:
                     streamed, first = await read_stream(response.content)
                     return _Attempt("ok", 200, streamed, first=first)
                 return _answer(await response.text(), ANSWER if payload else {})
+        except aiohttp.ConnectionTimeoutError as error:  # nothing was asked yet
+            return _Attempt("error", error=f"no connection: {error}", again=True)
         except TimeoutError as error:  # aiohttp's timeouts are TimeoutErrors too
             return _Attempt("timeout", error=f"timed out: {error}", again=True)
         except (aiohttp.ClientError, OSError, ValueError) as error:

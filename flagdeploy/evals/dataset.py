@@ -80,7 +80,9 @@ class DataSet:
     `temperature` and `top_p`, `repeats` and `max_tokens` are how it is usually asked, `margin_pp`
     how many points lower still count as the same (None: 1% of the score). `reasoning_effort` is
     sent with every request. `rows` is how many rows the whole set has, and with
-    `rows_are_repeats` equal ones are one question asked so many times.
+    `rows_are_repeats` equal ones are one question asked so many times. `reference` is the score in
+    per cent and the mean tokens (0: none) of MLPerf's own run, of which 99% and 90 to 110% are
+    wanted.
     """
 
     title: str
@@ -100,6 +102,7 @@ class DataSet:
     margin_pp: float | None = None
     reasoning_effort: str | None = None
     rows_are_repeats: bool = False
+    reference: tuple[float, float] | None = None
 
     @property
     def hashes(self) -> dict[str, str]:

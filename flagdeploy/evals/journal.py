@@ -24,12 +24,14 @@ class Journal:
 
     ``with Journal(path) as journal: rows = list(journal.rows()); await journal.append(row)``
 
-    A torn last line (the process was killed in a write) is cut off on opening. Raises EvalError
-    when another process records there, and from `append` when the disk takes no more.
+    A torn last line (the process was killed in a write, the disk was full) is cut off. `size` are
+    its bytes when it was left. Raises EvalError when another process records there, and from
+    `append` when the disk takes no more.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.size = 0
         self._descriptor = -1
         self._queue: queue.SimpleQueue[tuple[bytes, asyncio.Future[None]] | None]
         self._queue = queue.SimpleQueue()
@@ -62,11 +64,13 @@ class Journal:
         """Rows already handed to `append` are written, whoever stopped waiting for them."""
         self._queue.put(None)
         self._writer.join()
+        self.size = _cut_torn_line(self._descriptor)
         os.close(self._descriptor)
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """What was recorded before; a line that is no JSON object (a damaged disk) is left out."""
+    def rows(self, start: int = 0) -> Iterator[dict[str, Any]]:
+        """What was recorded from byte `start` on; what is no JSON object (damage) is left out."""
         with self.path.open("rb") as lines:
+            lines.seek(start)
             for line in lines:
                 try:
                     row = json.loads(line)
@@ -124,8 +128,8 @@ class Journal:
                 )
 
 
-def _cut_torn_line(descriptor: int) -> None:
-    """Truncate the file behind its last newline."""
+def _cut_torn_line(descriptor: int) -> int:
+    """Truncate the file behind its last newline; its size then."""
     end = os.fstat(descriptor).st_size
     while end > 0:
         start = max(0, end - 2**20)
@@ -134,3 +138,4 @@ def _cut_torn_line(descriptor: int) -> None:
         if newline >= 0:
             break
     os.ftruncate(descriptor, end)
+    return end

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from flagdeploy.evals.answers import MISSING, Answer, account
 from flagdeploy.evals.benchmarks import Item
+from flagdeploy.evals.dataset import DataSet
 from flagdeploy.evals.grading.grade import Grade
 from flagdeploy.evals.grading.grader import Grades
 from flagdeploy.evals.statistics import Mean, clustered_mean
@@ -93,6 +94,26 @@ class Result:
             "settings": self.settings,
             "notes": list(self.notes),
         }
+
+
+def mlperf_gate(result: Result, dataset: DataSet) -> str | None:
+    """Whether a whole run reaches what MLPerf wants of it, a point rule without any uncertainty;
+    None for other sets, and where not every row was graded.
+
+    99% of the reference's score, and 90 to 110% of its mean tokens (submission_checker).
+    """
+    found = result.score("mlperf")
+    if dataset.reference is None or found is None or found.n != dataset.rows:
+        return None
+    score, tokens = dataset.reference
+    wanted, reached = [f"{0.99 * score:.4f}%"], [f"{100 * found.mean.value:.4f}%"]
+    passed = 100 * found.mean.value >= 0.99 * score
+    if tokens and result.mean_tokens is not None:
+        wanted.append(f"{0.9 * tokens:.1f} to {1.1 * tokens:.1f} tokens on average")
+        reached.append(f"{result.mean_tokens:.1f}")
+        passed = passed and 0.9 * tokens <= result.mean_tokens <= 1.1 * tokens
+    verdict = "reached" if passed else "not reached"
+    return f"MLPerf wants {' and '.join(wanted)}; {' and '.join(reached)}: {verdict}"
 
 
 def _scores(judged: Sequence[Judged]) -> dict[str, Any]:

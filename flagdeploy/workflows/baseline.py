@@ -19,18 +19,19 @@ from flagdeploy.config import workspace as workspaces
 from flagdeploy.errors import EvalError, UsageError
 from flagdeploy.evals import parameters, parity, scoring, teacher_forcing
 from flagdeploy.evals.answers import MISSING, Answer, AnswerLog, account, ask
-from flagdeploy.evals.benchmarks import Benchmark, Item, load_benchmarks, load_items, of_dataset
+from flagdeploy.evals.benchmarks import Benchmark, Item, benchmarks_of, load_items, of_dataset
 from flagdeploy.evals.bundle import SUFFIX, Bundle, fingerprint, write_bundle
 from flagdeploy.evals.capabilities import Capabilities, probe
 from flagdeploy.evals.client import Client, Endpoint, Patience, run
 from flagdeploy.evals.divergence import parting
 from flagdeploy.evals.noise_floor import distance, largest
+from flagdeploy.evals.suites import chosen, suite_named
 from flagdeploy.evals.tables import Table
 from flagdeploy.evals.teacher_forcing import Passage, Position
 from flagdeploy.records.events import Event, Report, silent
 from flagdeploy.workflows.sides import deployed, endpoint_of, folders
 
-SEQUENCES = 64
+SEQUENCES, MOST_SEQUENCES = 64, 256
 TOP_K = 20
 CONCURRENCY = (16, 64)
 
@@ -43,7 +44,8 @@ def record(
     *,
     benchmarks: Path | Sequence[Benchmark],
     concurrency: Sequence[int] = CONCURRENCY,
-    sequences: int = SEQUENCES,
+    suite: str | None = None,
+    sequences: int | None = None,
     limit: int | None = None,
     mode: str | None = None,
     deployment: Mapping[str, Any] | None = None,
@@ -57,13 +59,23 @@ def record(
 
     The first of `concurrency` gives the recorded answers, each further one a repeat whose
     distance from them is the noise floor. With `record_dir` an interrupted recording goes on
-    where it was. `facts` (device, engine, ...) are for the reader. `mode` scores the sequences in
-    that mode alone (`evals.scoring`); else in the best the endpoint can and, beside it, D.
+    where it was. `suite` asks as much as a comparison of that suite may, else it is every question
+    and SEQUENCES sequences; `limit` and `sequences` go before it. `facts` (device, engine, ...)
+    are for the reader. `mode` scores the sequences in that mode alone (`evals.scoring`); else in
+    the best the endpoint can and, beside it, D.
 
     Raises EvalError when the endpoint is gone or left questions without answer.
     """
-    asked = load_benchmarks(benchmarks) if isinstance(benchmarks, Path) else list(benchmarks)
+    asked = benchmarks_of(benchmarks)
     items = questions(asked, limit)
+    if suite is not None:
+        size = suite_named(suite)
+        kept = {item.key for item in chosen(items, size.questions)}
+        items = [item for item in items if item.key in kept]
+        most = size.sequences or MOST_SEQUENCES
+    else:
+        most = SEQUENCES
+    sequences = most if sequences is None else sequences
     _check_places(out, checkpoint)
     clients = [Client(endpoint, width, patience) for width in concurrency]
     bundle = run(_record(clients, items, sequences, mode, record_dir, report))

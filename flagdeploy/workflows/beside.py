@@ -16,7 +16,7 @@ from flagdeploy.errors import EvalError, UsageError
 from flagdeploy.evals import parameters, parity, scoring, teacher_forcing
 from flagdeploy.evals.answers import GREEDY, MISSING, Answer, Sampling, ask
 from flagdeploy.evals.at_once import all_of
-from flagdeploy.evals.benchmarks import Benchmark, Item, load_benchmarks
+from flagdeploy.evals.benchmarks import Benchmark, Item, benchmarks_of
 from flagdeploy.evals.bundle import Bundle
 from flagdeploy.evals.capabilities import Capabilities, probe
 from flagdeploy.evals.client import Client, Endpoint, base_url
@@ -75,12 +75,12 @@ class Live(Recorded):
 
     async def open(self) -> None:
         """Ask what the endpoint is and load the questions."""
-        if self.work.folder is None:
+        if self.work.benchmarks is None:
             raise UsageError(
                 "a live baseline brings no questions",
                 hint="name the deployment, or give --benchmarks FOLDER with a benchmark.yaml",
             )
-        benchmarks = load_benchmarks(self.work.folder)
+        benchmarks = benchmarks_of(self.work.benchmarks)
         self.capabilities = await probe(self.client)
         self.modes = baselines.modes_of(self.capabilities, self.work.mode)
         self.bundle = Bundle(

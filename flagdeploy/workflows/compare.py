@@ -7,14 +7,16 @@ token by token only where a live candidate scores a bundle's sequences (`tiers`)
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from flagdeploy.config import workspace as workspaces
 from flagdeploy.errors import UsageError
+from flagdeploy.evals import dataset as public
 from flagdeploy.evals import tiers
 from flagdeploy.evals.answers import account, ask
-from flagdeploy.evals.benchmarks import load_benchmarks
+from flagdeploy.evals.benchmarks import Benchmark, benchmarks_of, of_dataset
 from flagdeploy.evals.bundle import Bundle
 from flagdeploy.evals.capabilities import probe
 from flagdeploy.evals.client import Client, Endpoint, Patience, run
@@ -49,6 +51,8 @@ def compare(
     suite: str = "quick",
     from_table: Path | None = None,
     benchmarks: Path | None = None,
+    datasets: Sequence[str] = (),
+    data: Path | None = None,
     concurrency: int = 16,
     limit: int | None = None,
     record_dir: Path | None = None,
@@ -67,8 +71,9 @@ def compare(
 
     Without `candidate` it is the deployment that runs. `from_table` gives both sides as published
     totals instead. `benchmarks` is the folder with benchmark.yaml, wanted only where the baseline
-    brings no questions. `record_dir` keeps every answer as it comes, and an interrupted run with
-    the same folder goes on where it was. `limit` asks fewer questions of each benchmark.
+    brings no questions; `datasets` are public sets in its place, found in `data` or where
+    `dataset.find_files` looks. `record_dir` keeps every answer as it comes, and an interrupted
+    run with the same folder goes on where it was. `limit` asks fewer questions of each benchmark.
     `margin_pp`: points of accuracy that may be lost, in the place of each benchmark's own.
 
     A tier that shows FAIL ends the run, and where tokens show DIFFERENT, answers are asked only
@@ -96,10 +101,11 @@ def compare(
         a = baseline_side(baseline, b, root, filter_name)
         check_filter(filter_name, a, b)
         name = b.name if isinstance(b, Endpoint) else ""
-        folder = benchmarks or (root / "examples" / name if name else None)
+        own = root / "examples" / name if name else None
+        sets = [of_dataset(one, data, root) for one in datasets]
         work = Work(
             suite=asked,
-            folder=folder,
+            benchmarks=sets or benchmarks or own,
             concurrency=concurrency,
             limit=limit,
             record_dir=record_dir,
@@ -145,16 +151,17 @@ def _keep(result: CompareResult, folder: Path) -> None:
 
 
 def _recorded(endpoint: Endpoint, work: Work) -> Bundle:
-    if work.folder is None or work.record_dir is None:
+    if work.benchmarks is None or work.record_dir is None:
         raise UsageError(
             "a live baseline is recorded for a recorded candidate, which needs questions and a "
             "place to put it",
-            hint="name the deployment, or give --benchmarks FOLDER, and --record FOLDER",
+            hint="name the deployment, or give --benchmarks FOLDER or --dataset NAME, "
+            "and --record FOLDER",
         )
     return baselines.record(
         endpoint,
         work.record_dir / "baseline.jsonl.gz",
-        benchmarks=work.folder,
+        benchmarks=work.benchmarks,
         limit=work.limit,
         record_dir=work.record_dir,
         patience=work.patience,
@@ -184,18 +191,27 @@ def _compared(a: Side, b: Side, work: Work) -> CompareResult:
     raise UsageError("the candidate is a table of totals, so the baseline must be one too")
 
 
+def _as_in(a: Table, benchmark: Benchmark) -> Benchmark | None:
+    """`benchmark` under the name that the table has for it or for the title of its public set."""
+    names = [benchmark.name]
+    if benchmark.dataset:
+        names.append(public.load(benchmark.dataset).title)
+    tasks = {normalized(task): task for task in a.scores}
+    found = [tasks[normalized(name)] for name in names if normalized(name) in tasks]
+    return replace(benchmark, name=found[0]) if found else None
+
+
 async def _live_totals(a: Table, b: Endpoint, work: Work) -> CompareResult:
-    if work.folder is None:
+    if work.benchmarks is None:
         raise UsageError(
             f"{a.name} is a table of published scores, so the questions must come from here",
-            hint="name the deployment, or give --benchmarks FOLDER with a benchmark.yaml",
+            hint="give --dataset NAME, or --benchmarks FOLDER with a benchmark.yaml",
         )
-    known = {normalized(task) for task in a.scores}
-    asked = [row for row in load_benchmarks(work.folder) if normalized(row.name) in known]
+    asked = [named for row in benchmarks_of(work.benchmarks) if (named := _as_in(a, row))]
     if not asked:
         raise UsageError(
             f"{a.name} holds published scores of {', '.join(a.scores)}, and none of these is in "
-            f"{work.folder}/benchmark.yaml",
+            "what is asked",
             hint="a recorded baseline (env/baselines/DEPLOYMENT/) brings its own questions",
         )
     items = chosen(baselines.questions(asked), work.suite.questions, work.limit)

@@ -28,7 +28,7 @@ from flagdeploy.evals.client import Client, Endpoint, Patience, base_url, run
 from flagdeploy.evals.grading import shapes
 from flagdeploy.evals.grading.grade import Grade
 from flagdeploy.evals.grading.grader import Grades
-from flagdeploy.evals.scores import Judged, Result
+from flagdeploy.evals.scores import Judged, Result, mlperf_gate
 from flagdeploy.records.events import Event, Report, silent
 from flagdeploy.records.files import write_private
 from flagdeploy.workflows import eval_code
@@ -131,7 +131,9 @@ def evaluate(
     work = _Work(asking, concurrency, record_dir, patience, report)
     capabilities, results = run(_asked(endpoint, list(zip(asked, samplings, strict=True)), work))
     results = [
-        eval_code.graded(result, benchmark, code_image, hosts, root, data, report)
+        _gated(
+            eval_code.graded(result, benchmark, code_image, hosts, root, data, report), benchmark
+        )
         for result, benchmark in zip(results, asked, strict=True)
     ]
     url = base_url(endpoint.url)
@@ -145,6 +147,12 @@ def evaluate(
         path = lm_eval_results.write(lm_eval, found.model, url, results, about, when)
         report(Event("eval", f"written: {path}"))
     return found
+
+
+def _gated(result: Result, benchmark: Benchmark) -> Result:
+    dataset = datasets.load(benchmark.dataset) if benchmark.dataset else None
+    note = mlperf_gate(result, dataset) if dataset else None
+    return replace(result, notes=(*result.notes, note)) if note else result
 
 
 def new_record_dir(workspace: str | None = None) -> Path:
@@ -275,7 +283,6 @@ class _Both:
     def judged(self, item: Item, answer: Any) -> Judged:
         key = (item.key, answer.content, answer.finish_reason)
         grades = self._found.get(key)
-        if grades is None and answer.score is not None:  # refused: nothing to grade, and wrong
-            wrong = Grade(None, 0.0)
-            grades = Grades(wrong, wrong)
+        if grades is None and answer.score is not None:  # refused: graded as saying nothing
+            grades = shapes.both(item.shape, "", item.gold)
         return Judged(item, answer, grades)

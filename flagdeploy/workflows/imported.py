@@ -1,5 +1,7 @@
 """Comparisons with what other tools recorded: their answers, and token references."""
 
+import math
+
 from flagdeploy.errors import UsageError
 from flagdeploy.evals import scoring
 from flagdeploy.evals.bundle import Bundle
@@ -11,7 +13,7 @@ from flagdeploy.evals.readers.recorded import of_bundle
 from flagdeploy.evals.readers.refpt import TOP, TokenReference
 from flagdeploy.evals.readers.samples import Samples
 from flagdeploy.evals.tables import Table
-from flagdeploy.evals.teacher_forcing import Passage
+from flagdeploy.evals.teacher_forcing import Passage, Position
 from flagdeploy.evals.token_accuracy import token_accuracy
 from flagdeploy.evals.verdict import judged, overall
 from flagdeploy.workflows.sides import Side
@@ -44,8 +46,6 @@ def with_imported(a: Side, b: Side, work: Work) -> CompareResult:
                 f"{a.name} holds answers to questions as {a.tool} asked them",
                 hint=f"ask the candidate with {a.tool} too and name what it writes as candidate",
             )
-        case _, Samples():
-            raise UsageError(f"{b.name} holds recorded answers, so the baseline must be recorded")
     raise UsageError(f"{a.name} holds recorded answers, the candidate is a table of totals")
 
 
@@ -61,8 +61,16 @@ def _margins(a: Samples | Bundle, work: Work) -> dict[str, float | None]:
 
 async def _teacher_forced(a: TokenReference, b: Endpoint, work: Work) -> CompareResult:
     """The endpoint scores the reference's texts, each in the requests its mode takes."""
+    # As many positions as there are tokens: all of a text is scored, however long it is.
+    nothing = Position(math.nan, {})
     passages = [
-        Passage(str(at), "reference", entry.prompt, entry.continuation, ())
+        Passage(
+            str(at),
+            "reference",
+            entry.prompt,
+            entry.continuation,
+            (nothing,) * len(entry.continuation),
+        )
         for at, entry in enumerate(a.entries)
     ]
     async with Client(b, work.concurrency, work.patience) as client:

@@ -1,12 +1,13 @@
 """What a comparison was asked for, as its parts hand it on."""
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flagdeploy.evals.answers import GREEDY, AnswerLog, Sampling
+from flagdeploy.evals.benchmarks import Benchmark
 from flagdeploy.evals.client import Patience
 from flagdeploy.evals.suites import Suite
 from flagdeploy.records.events import Report
@@ -17,12 +18,13 @@ OTHER_CONCURRENCY = 4  # times as many requests at once when a side is measured 
 
 @dataclass(frozen=True)
 class Work:
-    """What was asked for. `about`: what is known of a live candidate beside what probing finds;
-    `early`: look before everything is asked; `all_tiers`: end nowhere early; `mode`: score tokens
-    in that mode of `evals.scoring`, None for the best that both sides have."""
+    """What was asked for. `benchmarks`: a folder or a list; `about`: what is known of a live
+    candidate beside what probing finds; `early`: look before everything is asked; `all_tiers`: end
+    nowhere early; `mode`: score tokens in that mode of `evals.scoring`, None for the best that
+    both sides have."""
 
     suite: Suite
-    folder: Path | None
+    benchmarks: Path | Sequence[Benchmark] | None
     concurrency: int
     limit: int | None
     record_dir: Path | None

@@ -127,7 +127,7 @@ def asking(url: str, questions: Path, record: Path, limit: int | None = None) ->
 
 def ask(url: str, questions: Path, record: Path, limit: int) -> None:
     """What the measured command does: read, probe, ask, grade, record, count."""
-    from flagdeploy.evals.answers import AnswerLog, account, ask
+    from flagdeploy.evals.answers import AnswerLog, account, ask, write_answers
     from flagdeploy.evals.benchmarks import load_benchmarks, load_items
     from flagdeploy.evals.capabilities import probe
     from flagdeploy.evals.client import Client, Endpoint, run
@@ -140,6 +140,7 @@ def ask(url: str, questions: Path, record: Path, limit: int) -> None:
             found = await probe(client)
             items = items[:limit]
             answers = await ask(client, found, items, log=log, report=silent, stage="answer")
+        write_answers(record / "answers.graded.jsonl", answers)
         right = sum(answer.score or 0 for answer in answers)
         print(f"{right / len(answers):.4f} of {len(answers)} right,", account(answers))
 

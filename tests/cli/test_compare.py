@@ -107,7 +107,8 @@ def test_a_report_that_could_not_be_written_is_refused_before_anything_is_asked(
         ),
         (
             ("baseline", "record", "http://127.0.0.1:9"),
-            "error: an endpoint given by URL needs --benchmarks DIR or --dataset NAME, and --out FILE",
+            "error: an endpoint given by URL needs --benchmarks DIR or --dataset NAME, "
+            "and --out FILE",
         ),
     ],
 )

@@ -1,5 +1,6 @@
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.capabilities import Capabilities
 from flagdeploy.evals.client import Client, Endpoint, Patience, run
 from flagdeploy.evals.grading.grade import Grade, Status
-from flagdeploy.records.events import Event
+from flagdeploy.records.events import Event, silent
 
 CAPABILITIES = Capabilities("stub", None, True, 20, False, None)
 
@@ -42,6 +43,8 @@ def answers(
     log: Path | None = None,
     events: list[Event] | None = None,
     grade: GradeReply = by_shape,
+    items: list[Item] = ITEMS,
+    token_ids: bool = False,
 ) -> list[Answer]:
     async def work() -> list[Answer]:
         patience = Patience(attempts=2, first_pause_s=0.01)
@@ -49,11 +52,12 @@ def answers(
             return await ask(
                 client,
                 CAPABILITIES,
-                ITEMS,
+                items,
                 log=AnswerLog(log),
                 report=(events if events is not None else []).append,
                 stage="answer",
                 grade=grade,
+                token_ids=token_ids,
             )
 
     return run(work())
@@ -164,6 +168,35 @@ def test_a_log_can_be_graded_again_without_asking(tmp_path: Path) -> None:
     assert sorted(of_the_log, key=lambda answer: answer.item) == first
 
 
+def test_a_log_that_is_used_again_reads_what_is_new(tmp_path: Path) -> None:
+    """Also what another run recorded in between, and behind a torn line that was cut off."""
+    path = tmp_path / "answers.jsonl"
+    ours, theirs = AnswerLog(path), AnswerLog(path)
+
+    async def torn(log: AnswerLog) -> None:
+        with log, path.open("ab") as file:  # a write that failed half-way
+            file.write(b"{" * 5000)
+
+    async def asked(log: AnswerLog, count: int, stub: Stub) -> int:
+        stub.seen.clear()
+        async with Client(Endpoint(stub.url)) as client:
+            part = ITEMS[:count]
+            found = await ask(client, CAPABILITIES, part, log=log, report=silent, stage="answer")
+        assert [answer.item for answer in found] == [item.key for item in part]
+        return len(stub.seen)
+
+    with serving(Stub(reply)) as stub:
+        assert run(asked(ours, 2, stub)) == 2
+        assert run(asked(theirs, 3, stub)) == 1
+        assert run(asked(ours, 4, stub)) == 1
+        with path.open("ab") as file:
+            file.write(b'{"v": 1, "torn')
+        assert run(asked(theirs, 5, stub)) == 1
+        run(torn(ours))
+        assert run(asked(theirs, 6, stub)) == 1
+        assert run(asked(ours, 6, stub)) == 0
+
+
 def test_what_a_grader_cannot_say_is_counted_apart() -> None:
     def grade(item: Item, text: str, finish_reason: str | None) -> Grade:
         status = {"0": Status.ERROR, "1": Status.NOT_GRADED}.get(item.gold, Status.PARSED)
@@ -198,11 +231,50 @@ def test_a_grader_that_cannot_work_ends_the_asking_and_keeps_the_replies(tmp_pat
     def grade(item: Item, text: str, finish_reason: str | None) -> Grade:
         raise EvalError("a package is missing")
 
+    many = [item(number) for number in range(300)]
     with serving(Stub(reply)) as stub:
         with pytest.raises(EvalError, match="a package is missing"):
-            answers(stub, log, grade=grade)
-        assert read_log(log)
+            answers(stub, log, grade=grade, items=many)
+        assert len(stub.seen) < 200
         stub.seen.clear()
         kept = len(read_log(log))
-        assert account(answers(stub, log))["ok"] == len(ITEMS)
-        assert len(stub.seen) == len(ITEMS) - kept
+        assert kept
+        assert account(answers(stub, log, items=many))["ok"] == 300
+        assert len(stub.seen) == 300 - kept
+
+
+@pytest.mark.parametrize(
+    "body, status, score",
+    [
+        ({}, "error", None),
+        ({"choices": []}, "error", None),
+        ({"choices": [{"message": {"content": None}}]}, "unparsed", 0.0),
+        (
+            {"choices": [{"message": {"content": "1"}, "finish_reason": "content_filter"}]},
+            "refused",
+            0.0,
+        ),
+    ],
+)
+def test_a_reply_that_says_nothing_is_none(
+    body: dict[str, object], status: str, score: float | None
+) -> None:
+    with serving(Stub()) as stub:
+        stub.chat = lambda _: body  # type: ignore[method-assign]
+        (found,) = answers(stub, items=ITEMS[1:2])
+    assert (found.status, found.score) == (status, score)
+
+
+@pytest.mark.parametrize(
+    "max_tokens, token_ids, streamed",
+    [(2048, False, None), (2049, False, True), (2049, True, None)],
+)
+def test_long_replies_are_streamed_where_no_ids_are_wanted(
+    max_tokens: int, token_ids: bool, streamed: bool | None
+) -> None:
+    long = [replace(item, max_tokens=max_tokens) for item in ITEMS]
+    with serving(Stub(reply, streams=True)) as stub:
+        found = answers(stub, items=long, token_ids=token_ids)
+        assert {body.get("stream") for body in stub.seen} == {streamed}
+    assert [answer.prediction for answer in found] == ["0", "1", "2", "3", "4", "5"]
+    assert {answer.completion_tokens for answer in found} == {26}

@@ -224,7 +224,8 @@ def test_where_a_set_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         find_files("gsm8k", None, workspace)
     assert str(caught.value) == f"GSM8K is not in {workspace / 'data' / 'gsm8k'}"
     assert caught.value.hint == (
-        "`flagdeploy pull --dataset gsm8k` fetches it (MIT); or name its file or folder: --data PATH"
+        "`flagdeploy pull --dataset gsm8k` fetches it (MIT); "
+        "or name its file or folder: --data PATH"
     )
     own = write(workspace / "data" / "gsm8k" / "test.jsonl", [row])
     assert find_files("gsm8k", None, workspace) == [own]

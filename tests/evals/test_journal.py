@@ -124,5 +124,6 @@ def test_a_full_disk_is_told_and_nothing_follows_a_torn_line(
     for error in run(work()):
         assert isinstance(error, EvalError)
         assert str(error) == f"{path}: cannot record any more: No space left on device"
+    assert path.read_bytes() == b'{"n": 1}\n'
     append(path, {"n": 4})
     assert numbers(path) == [1, 4]

@@ -13,7 +13,7 @@ import pytest
 
 from evals.stub_endpoint import Stub, serving
 from flagdeploy.errors import EvalError
-from flagdeploy.evals.answers import Answer, AnswerLog, account, ask, read_log
+from flagdeploy.evals.answers import Answer, AnswerLog, account, ask, read_log, write_answers
 from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.capabilities import Capabilities
 from flagdeploy.evals.client import Client, Endpoint, Patience, run
@@ -41,7 +41,7 @@ def answers(url: str, log: Path, count: int) -> list[Answer]:
     async def work() -> list[Answer]:
         async with Client(Endpoint(url), AT_ONCE, PATIENCE) as client:
             capabilities = Capabilities("stub", None, True, 0, False, None)
-            return await ask(
+            found = await ask(
                 client,
                 capabilities,
                 items(count),
@@ -50,6 +50,8 @@ def answers(url: str, log: Path, count: int) -> list[Answer]:
                 stage="answer",
                 token_ids=True,
             )
+        write_answers(log.with_suffix(".graded.jsonl"), found)
+        return found
 
     return run(work())
 

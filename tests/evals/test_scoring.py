@@ -145,10 +145,11 @@ def test_a_token_that_is_not_listed_is_bounded_and_not_nan() -> None:
 
 def test_sequences_are_kept_short_enough_for_the_logits_of_a_prompt() -> None:
     long = Passage("k", "t", tuple(range(2000)), tuple(range(600)), ())
-    assert len(forced(long)) == LONGEST - 2000
-    assert len(forced(replace(long, prompt=(1,)))) == POSITIONS
+    assert len(forced(long, POSITIONS)) == LONGEST - 2000
+    assert len(forced(replace(long, prompt=(1,)), POSITIONS)) == POSITIONS
+    assert len(forced(long)) == 600  # someone else's reference is scored whole
     recorded = replace(long, positions=(Position(0.0, {1: 0.0}),) * 7)
-    assert forced(recorded) == tuple(range(7))
+    assert forced(recorded) == forced(recorded, 3) == tuple(range(7))
 
 
 def test_generated_tokens_alone_still_measure_logit_noise() -> None:

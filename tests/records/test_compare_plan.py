@@ -21,6 +21,19 @@ PLAN = {
     "speed": 30.0,
     "concurrency": 16,
     "rows": [ROW],
+    "suites": [
+        {
+            "name": "quick",
+            "questions": 1000,
+            "repeats": [1],
+            "tokens": 300000,
+            "minutes": 10.5,
+            "least_minutes": None,
+            "sequences": 64,
+            "scored_tokens": 4096,
+            "own_floor": False,
+        }
+    ],
     "sequences": 0,
     "scored_tokens": 0,
 }
@@ -33,7 +46,12 @@ GSM8K      1319       0.96 pp  2.8%   66%    1911    2      791400  3.3 h
 power: chance that one answer to each question decides; needed: answers for 80%,
 which takes asking each question so many times, with sampling: greedy repeats are copies.
 flips: share of questions expected to change between two runs of one model.
-time: at 30 tokens/s per request, 16 at once."""
+time: at 30 tokens/s per request, 16 at once.
+
+The suites ask:
+
+suite  questions  times  tokens  time      scored                against itself
+quick  1000       1      300000  10.5 min  4096 in 64 sequences  no"""
 
 
 def test_text() -> None:

@@ -12,6 +12,7 @@ from flagdeploy.evals.answers import Answer
 from flagdeploy.evals.benchmarks import Item, load_benchmarks
 from flagdeploy.evals.bundle import Bundle, fingerprint, read_bundle, write_bundle
 from flagdeploy.evals.tables import Table, read_table
+from flagdeploy.evals.teacher_forcing import Passage, Position
 from flagdeploy.workflows.baseline import choose, questions, summary
 from flagdeploy.workflows.sides import check_baseline, deployed, endpoint_of, find, names
 
@@ -123,6 +124,26 @@ def test_summaries(workspace: Path) -> None:
         "0 sequences of 0 tokens, 0 prompts"
     )
     assert summary(find("h100", workspace)) == "H100 ()\n  MMLU         85.34% of 14042"
+
+
+def test_the_summary_of_a_recording_says_what_another_must_match() -> None:
+    position = Position(-0.1, {1: -0.1})
+    passage = Passage("k", "t", (1,), (1, 2), (position,), "S", (position,))
+    manifest = {
+        **MANIFEST,
+        "facts": {},
+        "modes": ["S", "D"],
+        "lock_sha256": "ab" * 32,
+        "checkpoint": {"sha256": "cd" * 32},
+        "noise_floor": {"runs": 2, "top1": 0.001, "decoded": {"top1": 0.002, "sequences": {}}},
+    }
+    assert summary(Bundle("b", manifest, (), (), (), (passage,))).splitlines()[2:] == [
+        "configuration sha256 abababababababab",
+        "checkpoint sha256 cdcdcdcdcdcdcdcd",
+        "1 sequences of 2 tokens, scored in mode S and D, 0 prompts",
+        "noise floor over 2 runs: top1 0.001",
+        "noise floor of mode D: top1 0.002",
+    ]
 
 
 def test_the_shipped_tables_can_be_read() -> None:

@@ -301,6 +301,22 @@ def test_an_unknown_suite(workspace: Path) -> None:
         compare("x", "gpu", workspace=workspace, suite="slow")
 
 
+def test_a_recording_as_large_as_a_suite_asks(workspace: Path, tmp_path: Path) -> None:
+    stub, folder = model(0.2), workspace / "examples" / "tiny"
+    with serving(stub):
+        found = record(
+            Endpoint(stub.url),
+            tmp_path / "b.jsonl.gz",
+            benchmarks=folder,
+            concurrency=(16,),
+            suite="standard",
+            limit=40,
+        )
+    assert (len(found.answers), len(found.passages)) == (120, 120)  # of 256 that it may hold
+    with pytest.raises(UsageError, match="unknown suite `slow`"):
+        record(Endpoint(stub.url), tmp_path / "b", benchmarks=folder, suite="slow")
+
+
 def test_an_incomplete_recording_is_not_written(workspace: Path, tmp_path: Path) -> None:
     stub = model(0.2)
     stub.broken = ("count 7?",)

@@ -23,8 +23,11 @@ from flagdeploy.evals.bundle import read_bundle
 from flagdeploy.evals.client import Endpoint, Patience
 from flagdeploy.evals.grading.code_job import CodeJob
 from flagdeploy.evals.grading.grade import Grade
+from flagdeploy.evals.readers.detect import read_samples
+from flagdeploy.evals.tables import read_table
 from flagdeploy.records import eval_report
 from flagdeploy.workflows import baseline, eval_code
+from flagdeploy.workflows.compare import compare
 from flagdeploy.workflows.eval import Asking, EvalResult, evaluate
 
 SETS = {"gsm8k": 1319, "math500": 500, "mgsm_zh": 250, "mmlu_stem": 3018}
@@ -211,6 +214,9 @@ def test_files_of_lm_evaluation_harness(data: Path, tmp_path: Path) -> None:
         *("doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics"),
         *("doc_hash", "prompt_hash", "target_hash", "exact_match"),
     }
+    read = read_samples(tmp_path / "out", "lenient")
+    assert {row.prompt: row.answer.gold for row in read.rows} == known
+    assert {row.answer.score for row in read.rows} == {1.0}
 
 
 PROGRAM = "print(int(input()) + 1)"
@@ -268,3 +274,24 @@ def test_baselines_are_recorded_and_graded_alike(data: Path, tmp_path: Path) -> 
     assert {item.shape for item in bundle.items} == {"lenient:math500"}
     (row,) = bundle.manifest["benchmarks"]
     assert (row["dataset"], row["n"], row["accuracy"]) == ("math500", 20, 1.0)
+
+
+def test_a_published_table_against_public_sets(data: Path, tmp_path: Path) -> None:
+    """A set is found in the table by its title: AIME 2025 is aime25."""
+    (data / "aime25").mkdir()
+    (data / "aime25" / "test.jsonl").write_text('{"problem": "Q?", "answer": 7}\n')
+    known = gold(data, ["gsm8k", "aime25", "mgsm_zh"])
+    table = tmp_path / "paper.yaml"
+    table.write_text(
+        "title: paper\nscores: {GSM8K: {n: 12, value: 50.0}, AIME 2025: {n: 30, value: 76.67}}\n"
+    )
+    with serving(right(known)) as stub:
+        result = compare(
+            Endpoint(stub.url),
+            read_table(table),
+            datasets=["gsm8k", "aime25", "mgsm-zh"],
+            data=data,
+            patience=Patience(attempts=2, first_pause_s=0.01),
+        )
+    assert result.mode == "published totals"
+    assert {finding.name: finding.n for finding in result.findings} == {"GSM8K": 12, "AIME 2025": 1}

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from flagdeploy.evals import tiers
 from flagdeploy.evals.accuracy import Pair, accuracy
-from flagdeploy.evals.answers import MISSING, account
+from flagdeploy.evals.answers import MISSING, Answer, account
 from flagdeploy.evals.comparison import FLIPS_SHOWN, CompareResult
-from flagdeploy.evals.divergence import divergence, parting
+from flagdeploy.evals.divergence import Parting, divergence, parting
+from flagdeploy.evals.figures import divergence_survival, length_histogram
 from flagdeploy.evals.lengths import output_length, truncation
 from flagdeploy.evals.pairing import Question, flips, identical
 from flagdeploy.evals.readers.matching import Asked, Matching, match
@@ -35,7 +37,7 @@ def compared(
     questions = [_question(x, y) for x, y in matching.pairs]
     findings = judged([_matched(matching, b), *tests, *_outputs(a, b, questions)])
     scored = [q for q in questions if all(answer.score is not None for answer in q.baseline)]
-    flipped = flips(scored, {x.answers[0].item: x.text for x, _ in matching.pairs})
+    flipped = flips(scored, {x.key: x.text for x, _ in matching.pairs})
     return CompareResult(
         verdict=overall(findings),
         mode=MODE,
@@ -47,6 +49,7 @@ def compared(
         flips=tuple(flipped[:FLIPS_SHOWN]),
         flip_count=len(flipped),
         identical=identical(questions) if _have_texts(questions) else None,
+        figures=_figures(a, b, questions),
         tiers=(Tier(tiers.ANSWERS, True, f"{len(questions)} recorded answers on both sides"),),
     )
 
@@ -131,7 +134,7 @@ def _not_judged(test: Finding) -> Finding:
 
 def _ungraded(a: Samples, b: Samples) -> Finding:
     mute = " and ".join(side.name for side in (a, b) if not side.grader)
-    sentence = f"{mute}: does not say which replies are right, so accuracy cannot be compared"
+    sentence = f"which replies are right is not said by {mute}, so accuracy cannot be compared"
     return Finding("accuracy", Verdict.INCONCLUSIVE, sentence, required=True)
 
 
@@ -162,24 +165,48 @@ def _outputs(a: Samples, b: Samples, questions: Sequence[Question]) -> list[Find
     tokens = [tokens for question in questions if (tokens := question.tokens)]
     if tokens:
         found.append(output_length(tokens))
-    replies = [
-        (x, y, question.key)
-        for question in questions
-        for x, y in zip(question.baseline, question.candidate, strict=True)
-        if x.status not in MISSING and y.status not in MISSING
-    ]
+    replies = _replies(questions)
     if a.cut_known and b.cut_known:
         cut = [(x.status == "length", y.status == "length") for x, y, _ in replies]
         found.append(truncation(cut, [key for _, _, key in replies]))
-    known = [
-        parting(key, x.token_ids, y.token_ids, cut="length" in (x.status, y.status))
-        for x, y, key in replies
-        if x.token_ids and y.token_ids
-    ]
-    if known:
-        finding = divergence(known)
+    if partings := _partings(questions):
+        finding = divergence(partings)
         if not (a.greedy and b.greedy):
             note = "; this means something only if both sides were greedy"
             finding = replace(finding, sentence=finding.sentence + note)
         found.append(finding)
     return found
+
+
+def _figures(a: Samples, b: Samples, questions: Sequence[Question]) -> dict[str, Any]:
+    """What a report draws."""
+    figures = {}
+    tokens = [
+        (x.completion_tokens, y.completion_tokens)
+        for x, y, _ in _replies(questions)
+        if x.completion_tokens and y.completion_tokens
+    ]
+    if tokens:
+        figures["lengths"] = length_histogram(tokens)
+    partings = _partings(questions)
+    if partings and a.greedy and b.greedy:
+        figures["survival"] = divergence_survival(partings, None)
+    return figures
+
+
+def _replies(questions: Sequence[Question]) -> list[tuple[Answer, Answer, str]]:
+    """Replies side by side with their question, where both came."""
+    return [
+        (x, y, question.key)
+        for question in questions
+        for x, y in zip(question.baseline, question.candidate, strict=True)
+        if x.status not in MISSING and y.status not in MISSING
+    ]
+
+
+def _partings(questions: Sequence[Question]) -> list[Parting]:
+    return [
+        parting(key, x.token_ids, y.token_ids, cut="length" in (x.status, y.status))
+        for x, y, key in _replies(questions)
+        if x.token_ids and y.token_ids
+    ]

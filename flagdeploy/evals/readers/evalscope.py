@@ -34,7 +34,7 @@ def is_row(row: Mapping[str, Any]) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    return any(True for _ in path.glob("**/reviews/*/*.jsonl"))
+    return bool(_runs(path))
 
 
 def read(path: Path) -> Samples:
@@ -79,8 +79,13 @@ def read(path: Path) -> Samples:
 
 
 def _files(folder: Path) -> list[Path]:
-    runs = sorted({file.parent for file in folder.glob("**/reviews/*/*.jsonl")})
-    return sorted(only(runs, folder, "reviews").glob("*.jsonl"))
+    return sorted(only(_runs(folder), folder, "reviews").glob("*.jsonl"))
+
+
+def _runs(folder: Path) -> list[Path]:
+    """The folders of models in an output folder, or in those of several runs."""
+    files = [*folder.glob("reviews/*/*.jsonl"), *folder.glob("*/reviews/*/*.jsonl")]
+    return sorted({file.parent for file in files})
 
 
 def _root(file: Path) -> Path | None:

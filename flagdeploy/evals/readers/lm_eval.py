@@ -7,7 +7,8 @@ Source: lm_eval/loggers/evaluation_tracker.py and lm_eval/evaluator.py (checked 
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,28 +52,30 @@ def read(path: Path, filter_name: str | None = None) -> Samples:
     Raises EvalError with ``file:line`` for what is no such row, and for a filter not there.
     """
     files = _newest(path) if path.is_dir() else {_task(path): path}
+    results = {task: _results(file) for task, file in files.items()}
     rows: list[Row] = []
     graders: dict[str, str] = {}
     for task, file in files.items():
         found, graders[task] = _of_file(file, task, filter_name)
-        rows += found
-    results = _results(next(iter(files.values())))
+        rows += _grouped(found, task, results[task])
+    last = next(reversed(results.values()))
     said = set(graders.values())
     grader = said.pop() if len(said) == 1 else ", ".join(f"{t}: {g}" for t, g in graders.items())
     return Samples(
         name=str(path),
         tool=TOOL,
-        version=str(results.get("lm_eval_version", "unknown")),
+        version=str(last.get("lm_eval_version", "unknown")),
         identity=IDENTITY,
         grader=f"{TOOL} {grader}",
         rows=tuple(rows),
-        limited=_limited(results, files),
-        facts=_facts(results, list(files)),
+        limited=_limited(results),
+        facts=_facts(last, results),
     )
 
 
 def _sample_files(folder: Path) -> Iterator[tuple[re.Match[str], Path]]:
-    for file in sorted(folder.glob("**/samples_*.jsonl")):
+    """Those of an output folder or of a model's folder in it."""
+    for file in sorted([*folder.glob("samples_*.jsonl"), *folder.glob("*/samples_*.jsonl")]):
         if match := _NAME.fullmatch(file.name):
             yield match, file
 
@@ -94,6 +97,18 @@ def _results(samples: Path) -> dict[str, Any]:
     beside = samples.with_name(f"results_{match['time']}.json") if match else samples
     found = json_file(beside) if match and beside.is_file() else {}
     return found if isinstance(found, dict) else {}
+
+
+def _grouped(rows: list[Row], task: str, results: Mapping[str, Any]) -> list[Row]:
+    """`rows` of a task that belongs to a group, such as MMLU's 57 subjects, as its subject."""
+    groups = results.get("group_subtasks") or {}
+    above = {inner: group for group, tasks in groups.items() for inner in tasks}
+    root = task
+    while root in above:
+        root = above.pop(root)
+    if root == task:
+        return rows
+    return [replace(row, answer=replace(row.answer, task=root), cluster=task) for row in rows]
 
 
 def _of_file(file: Path, task: str, filter_name: str | None) -> tuple[list[Row], str]:
@@ -130,8 +145,8 @@ def _metric(where: str, row: Mapping[str, Any]) -> str:
 
 def _row(task: str, row: Mapping[str, Any], metric: str) -> Row:
     doc = row["doc"] if isinstance(row["doc"], dict) else {}
-    prompt = _prompt(row)
-    question = next((doc[key] for key in _QUESTION if isinstance(doc.get(key), str)), prompt)
+    turns = _turns(row)
+    question = next((doc[key] for key in _QUESTION if isinstance(doc.get(key), str)), turns[-1])
     subject = next((doc[key] for key in _SUBJECT if isinstance(doc.get(key), str)), "")
     text, prediction = _said(row)
     item = digest(row["doc_hash"], row["prompt_hash"], row["target_hash"])
@@ -146,20 +161,19 @@ def _row(task: str, row: Mapping[str, Any], metric: str) -> Row:
             content=text,
         ),
         question=question,
-        prompt=prompt,
+        prompt="\n".join(turns),
         cluster=subject,
     )
 
 
-def _prompt(row: Mapping[str, Any]) -> str:
-    """The text of the last turn; chat prompts are stored as JSON in a list of one."""
-    first = next(iter(row["arguments"].values()))["arg_0"]
+def _turns(row: Mapping[str, Any]) -> list[str]:
+    """The texts that were sent; chat prompts are stored as JSON in a list of one."""
+    first = [*row["arguments"].values()][0]["arg_0"]
     text = first[0] if isinstance(first, list) else first
     try:
-        turns = json.loads(text)
-        return str(turns[-1]["content"])
-    except (ValueError, TypeError, KeyError, IndexError):
-        return str(text)
+        return [str(turn["content"]) for turn in json.loads(text)]
+    except (ValueError, TypeError, KeyError):
+        return [str(text)]
 
 
 def _is_choice(row: Mapping[str, Any]) -> bool:
@@ -191,17 +205,18 @@ def _letter(index: int) -> str:
     return chr(ord("A") + index)
 
 
-def _limited(results: Mapping[str, Any], tasks: Mapping[str, Path]) -> str:
-    counts = results.get("n-samples", {})
+def _limited(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Which tasks were asked in part; `results` by task."""
+    counts = {task: found.get("n-samples", {}).get(task, {}) for task, found in results.items()}
     cut = [
-        f"{counts[task]['effective']} of {counts[task]['original']} of {task}"
-        for task in tasks
-        if task in counts and counts[task]["effective"] < counts[task]["original"]
+        f"{count['effective']} of {count['original']} of {task}"
+        for task, count in counts.items()
+        if count and count["effective"] < count["original"]
     ]
     return ", ".join(cut)
 
 
-def _facts(results: Mapping[str, Any], tasks: list[str]) -> dict[str, Any]:
+def _facts(results: Mapping[str, Any], tasks: Iterable[str]) -> dict[str, Any]:
     config = results.get("config", {})
     known = {
         "model": results.get("model_name"),

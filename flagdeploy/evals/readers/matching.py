@@ -166,7 +166,7 @@ def _holding(needles: Sequence[str], texts: Sequence[str]) -> list[list[int]]:
     Looked up by the first characters of a needle, for 14 042 questions in as many prompts would
     be 200 million comparisons.
     """
-    width = min([WINDOW, *map(len, needles)])
+    width = min([WINDOW, *map(len, needles)])  # at least 1: a question without text is refused
     starts: dict[str, list[int]] = {}
     for index, needle in enumerate(needles):
         starts.setdefault(needle[:width], []).append(index)
@@ -174,9 +174,15 @@ def _holding(needles: Sequence[str], texts: Sequence[str]) -> list[list[int]]:
     for place, text in enumerate(texts):
         for at in range(len(text) - width + 1):
             for index in starts.get(text[at : at + width], ()):
-                if text.startswith(needles[index], at):
+                if text.startswith(needles[index], at) and _whole(text, at, needles[index]):
                     found[index][place] = None
     return [list(places) for places in found]
+
+
+def _whole(text: str, at: int, needle: str) -> bool:
+    """Whether `needle` ends where words of `text` do: ``5 apples`` is not in ``15 apples``."""
+    edges = (text[at - 1 : at] + needle[:1], needle[-1:] + text[at + len(needle) :][:1])
+    return not any(len(edge) == 2 and edge.isascii() and edge.isalnum() for edge in edges)
 
 
 def right(gold: str) -> str:

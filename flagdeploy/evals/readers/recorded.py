@@ -4,7 +4,7 @@ A run's log holds replies and no grades; the questions of a bundle on the other 
 """
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from flagdeploy.evals.answers import MISSING, Answer, by_shape, graded
 from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.bundle import Bundle
 from flagdeploy.evals.readers.samples import Row, Samples, answer, json_lines, reading
-from flagdeploy.evals.record import Record
+from flagdeploy.evals.record import Record, read_row
 
 TOOL = "flagdeploy"
 IDENTITY = "flagdeploy's hash of benchmark, prompt and right answer"
@@ -28,14 +28,15 @@ def is_row(row: Mapping[str, Any]) -> bool:
 
 def read(path: Path) -> Samples:
     """The replies of a log; the last of a request counts, for failed ones are asked again."""
-    known = {field.name for field in fields(Record)}
     rows = {}
     for where, row in json_lines(path, torn=True):
         if not is_row(row):
             raise EvalError(f"{where}: not a record of flagdeploy")
-        given = {key: row[key] for key in row.keys() & known}
         with reading(where, "a record of flagdeploy"):
-            rows[row["request"]] = Row(_ungraded(Record(**given)))
+            record = read_row(row)
+        if record is None:
+            raise EvalError(f"{where}: of another version of flagdeploy")
+        rows[record.request] = Row(_ungraded(record))
     return Samples(
         name=str(path),
         tool=TOOL,
@@ -67,7 +68,7 @@ def of_bundle(bundle: Bundle) -> Samples:
         Row(
             answer,
             question=item.messages[-1]["content"],
-            prompt=item.messages[-1]["content"],
+            prompt="\n".join(message["content"] for message in item.messages),
             cluster="" if item.cluster == item.key else item.cluster,
         )
         for item, answer in _answers(bundle)
@@ -93,15 +94,13 @@ def _answers(bundle: Bundle) -> list[tuple[Item, Answer]]:
 
 
 def regraded(item: Item, answer: Answer) -> Answer:
-    """`answer` as the rule of `item` grades its text; one without a reply stays as it is."""
-    if answer.status in MISSING:
-        return answer
+    """`answer` as the rule of `item` grades its text."""
     record = Record(
         request=answer.request,
         item=answer.item,
         task=answer.task,
         repeat=answer.repeat,
-        status="ok",
+        status=answer.status if answer.status in ("refused", *MISSING) else "ok",
         http=answer.http,
         content=answer.content,
         reasoning="",
