@@ -225,15 +225,6 @@ def _stop_at(text: str) -> int | None:
     return None
 
 
-async def check(
-    client: Client, capabilities: Capabilities, baseline: Facts | None
-) -> list[Finding]:
-    """`compared` of a bundle's facts with this endpoint's; nothing for a bundle without any."""
-    if not baseline:
-        return []
-    return compared(baseline, await observe(client, capabilities, baseline["asked"]))
-
-
 def described(facts: Facts) -> list[str]:
     """What an endpoint makes of parameters, in a few lines for a reader."""
     stops = sorted({row["outcome"] for row in _known(facts["stop"])})

@@ -8,7 +8,7 @@ of the machine, an engine that is restarted) then meets both sides alike.
 import platform
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from flagdeploy import __version__
@@ -96,7 +96,6 @@ class Live(Recorded):
 
     def _manifest(self, benchmarks: Sequence[Benchmark]) -> dict[str, Any]:
         sampling = self.work.sampling
-        unsaid = ("prompt", "file")
         return {
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "flagdeploy": __version__,
@@ -106,17 +105,20 @@ class Live(Recorded):
             "modes": self.modes,
             "prompt_logprobs": baselines.alternatives(self.capabilities, self.modes),
             "noise_floor": {},
-            "benchmarks": [
-                {key: value for key, value in asdict(row).items() if key not in unsaid}
-                for row in benchmarks
-            ],
+            "benchmarks": [row.to_json() for row in benchmarks],
         }
 
     async def before_parity(self) -> None:
         cases = parity.cases(self.bundle.items)
         prompts = await parity.count(self.client, self.capabilities, cases)
+        # How replies end shows in the answers to come, so only the open prompts are asked here.
         asked = parameters.asked((), ())
-        facts = await parameters.observe(self.client, self.capabilities, asked)
+
+        async def observe() -> Any:
+            return await parameters.observe(self.client, self.capabilities, asked)
+
+        of = [self.client.base, asked]
+        facts = await self.work.kept("parameters-baseline.json", of, observe)
         manifest = {**self.bundle.manifest, "parameters": facts}
         self.bundle = replace(self.bundle, manifest=manifest, prompts=tuple(prompts))
 

@@ -145,9 +145,20 @@ class _Run:
         seen = await parity.count(self.client, self.capabilities, known)
         self.findings.append(agreement.parity(parity.differences(known, seen), len(known)))
         if self.findings[-1].verdict is not Verdict.FAIL or self.work.all_tiers:
-            facts = self.a.manifest.get("parameters")
-            self.findings += await parameters.check(self.client, self.capabilities, facts)
+            self.findings += await self.parameters()
         return Tier(tiers.PARITY, True, f"{len(known)} prompts")
+
+    async def parameters(self) -> list[Finding]:
+        facts = self.a.manifest.get("parameters")
+        if not facts:
+            return []
+
+        async def observe() -> Any:
+            return await parameters.observe(self.client, self.capabilities, facts["asked"])
+
+        asked = [self.client.base, facts["asked"]]
+        found = await self.work.kept("parameters.json", asked, observe)
+        return parameters.compared(facts, found)
 
     async def forced(self) -> Tier:
         for answer in await self.baseline.before_forcing(self.ask_candidate):

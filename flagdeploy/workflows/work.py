@@ -1,6 +1,7 @@
 """What a comparison was asked for, as its parts hand it on."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from flagdeploy.evals.benchmarks import Benchmark
 from flagdeploy.evals.client import Patience
 from flagdeploy.evals.suites import Suite
 from flagdeploy.records.events import Report
+from flagdeploy.records.files import write_private
 
 OTHER_CONCURRENCY = 4  # times as many requests at once when a side is measured again
 
@@ -43,3 +45,21 @@ class Work:
 
     def path(self, name: str) -> Path | None:
         return self.record_dir / name if self.record_dir else None
+
+    async def kept(self, name: str, asked: Any, observe: Callable[[], Awaitable[Any]]) -> Any:
+        """What `observe` found when it was first asked so, as plain data.
+
+        A run that goes on is to end as it would have, also where an endpoint would answer
+        otherwise by now (a sampled text).
+        """
+        path, given = self.path(name), json.loads(json.dumps(asked))
+        if path and path.exists():
+            row = json.loads(path.read_text("utf-8"))
+            if row["asked"] == given:
+                return row["found"]
+        found = json.loads(json.dumps(await observe()))
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            row = {"asked": given, "found": found}
+            write_private(path, [json.dumps(row, ensure_ascii=False).encode()])
+        return found

@@ -11,7 +11,7 @@ from flagdeploy.evals.answers import AnswerLog, ask
 from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.capabilities import probe
 from flagdeploy.evals.client import Client, Endpoint, Patience, run
-from flagdeploy.evals.parameters import Facts, asked, check, compared, described, observe
+from flagdeploy.evals.parameters import Facts, asked, compared, described, observe
 from flagdeploy.evals.verdict import Finding
 from flagdeploy.records.events import silent
 
@@ -154,18 +154,6 @@ def test_one_reply_that_rounding_ended_elsewhere_is_no_other_end_token() -> None
     longer = {**row, "text": row["text"] + " Truly."}
     other = {**found, "greedy": [*found["greedy"][:3], longer, *found["greedy"][4:]]}
     assert compared(baseline(), other)[0].verdict == "PASS"
-
-
-def test_a_bundle_without_parameters_asks_nothing() -> None:
-    stub = Honest(reply)
-
-    async def work() -> list[Finding]:
-        async with Client(Endpoint(stub.url)) as client:
-            return await check(client, await probe(client), None)
-
-    with serving(stub):
-        assert run(work()) == []
-    assert not any("n" in body for body in stub.seen)
 
 
 def test_what_a_reader_is_told() -> None:
