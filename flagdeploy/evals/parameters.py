@@ -10,6 +10,7 @@ which the baseline's own replies do not fit serves less of the model. Only field
 are sent, so that strict servers answer too.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from flagdeploy.evals.verdict import Finding, Verdict
 OPEN = ("Tell me a short story.", "Count from one to ten in words.", "Write the alphabet.")
 OPEN_TOKENS = 32
 SHORT = 4  # recorded questions with the shortest replies, for how a reply ends
+LONG, LONG_TOKENS = 2, 1024  # and with the longest, but not longer, for a limit nobody asked for
 HOT, TIMES = 1.5, 4
 FEW = 5  # max_tokens of the probe of max_tokens
 OFF_TOP = 0.02  # nats below the most likely token: more than a tie
@@ -51,8 +53,10 @@ def asked(items: Sequence[Item], answers: Sequence[Answer]) -> list[dict[str, An
         for item, answer in zip(items, answers, strict=True)
         if answer.finish_reason == "stop" and answer.completion_tokens
     )
-    for tokens, _, item in ended[:SHORT]:
-        limit = min(item.max_tokens, 4 * tokens + 16)
+    short = [(min(item.max_tokens, 4 * tokens + 16), item) for tokens, _, item in ended[:SHORT]]
+    rest = [row for row in ended[SHORT:] if row[0] <= LONG_TOKENS]
+    long = [(item.max_tokens, item) for _, _, item in rest[-LONG:]]
+    for limit, item in [*short, *long]:
         rows.append({"messages": list(item.messages), "max_tokens": limit, "ends": True})
     return rows
 
@@ -266,13 +270,14 @@ def _temperature(a: Facts, b: Facts) -> list[str]:
             f"temperature is ignored: {len(hot_b)} prompts, each asked {TIMES} times at {HOT}, "
             "always get the same reply"
         )
-    off_a, off_b = (sum(_known([row["off_top"] for row in x["greedy"]])) for x in (a, b))
-    if off_b >= 2 and off_a == 0:
+    off_a, off_b = (_known([row["off_top"] for row in x["greedy"]]) for x in (a, b))
+    # Where log-probabilities tell, a reply that changes without any is rounding.
+    if off_b and sum(off_b) >= 2 and sum(off_a) == 0:
         lines.append(
-            f"at temperature 0 {off_b} tokens are not the most likely ones: "
+            f"at temperature 0 {sum(off_b)} tokens are not the most likely ones: "
             "sampled, or drafts accepted unchecked"
         )
-    elif all(a["repeated"]) and sum(b["repeated"]) * 2 < len(b["repeated"]):
+    elif not off_b and all(a["repeated"]) and sum(b["repeated"]) * 2 < len(b["repeated"]):
         lines.append(
             f"at temperature 0 {b['repeated'].count(False)} of {len(b['repeated'])} prompts get "
             "another reply when asked again"
@@ -314,6 +319,12 @@ def _limit(a: Facts, b: Facts) -> list[str]:
         lines.append(f"max_tokens {theirs['asked']} gives {theirs['completion_tokens']} tokens")
     if ours["finish_reason"] == "length" != theirs["finish_reason"]:
         lines.append(f"a reply cut by max_tokens ends as {theirs['finish_reason']}, not as length")
+    room = b["max_model_len"] or math.inf
+    for row, reply in zip(b["asked"], b["greedy"], strict=True):
+        tokens = reply["completion_tokens"]
+        if reply["finish_reason"] == "length" and tokens and tokens < row["max_tokens"] < room / 2:
+            lines.append(f"a reply is cut after {tokens} tokens, max_tokens is {row['max_tokens']}")
+            break
     return lines
 
 
@@ -351,7 +362,9 @@ def _context(a: Facts, b: Facts) -> list[str]:
         lines.append("a prompt longer than the context is served, so it is cut silently")
     room, needed = b["max_model_len"], a.get("longest")
     if room and needed and room < needed:
-        lines.append(f"a context of {room} tokens cannot hold the baseline's {needed}")
+        lines.append(
+            f"a context of {room} tokens cannot hold the {needed} that the baseline's questions ask"
+        )
     return lines
 
 

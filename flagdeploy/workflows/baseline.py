@@ -203,8 +203,11 @@ async def _parameters(
     client: Client, capabilities: Capabilities, items: Sequence[Item], answers: Sequence[Answer]
 ) -> dict[str, Any]:
     facts = await parameters.observe(client, capabilities, parameters.asked(items, answers))
-    tokens = [(answer.prompt_tokens or 0) + (answer.completion_tokens or 0) for answer in answers]
-    return {**facts, "longest": max(tokens, default=0)}
+    needed = [
+        (answer.prompt_tokens or 0) + item.max_tokens
+        for item, answer in zip(items, answers, strict=True)
+    ]
+    return {**facts, "longest": max(needed, default=0)}
 
 
 def in_modes(passage: Passage, scores: Mapping[str, Scores], modes: Sequence[str]) -> Passage:

@@ -20,7 +20,8 @@ class Honest(Stub):
     """`ignores` are parameters without effect. `always`: the temperature of every request.
     `end`: ``late`` goes on after the end of a reply, ``early`` ends at the first space.
     `keeps_stop`: replies hold the stop string that cut them. `offers` are optional parameters that
-    are not refused; `context` in tokens, beyond which a prompt is refused unless `truncates`.
+    are not refused; `context` in tokens, beyond which a prompt is refused unless `truncates`;
+    `most_tokens` of a reply, whatever was asked.
     """
 
     ignores: frozenset[str] = frozenset()
@@ -30,6 +31,7 @@ class Honest(Stub):
     stop_reason: str = "stop"
     offers: frozenset[str] = frozenset({"n", "seed", "logprobs"})
     context: int = 4096
+    most_tokens: int = 10**6
     truncates: bool = False
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -79,7 +81,7 @@ class Honest(Stub):
             if stop in text:
                 text = text[: text.index(stop) + (len(stop) if self.keeps_stop else 0)]
                 finish = self.stop_reason
-        limit = asked.get("max_tokens", 10**6)
+        limit = min(self.most_tokens, asked.get("max_tokens", 10**6))
         if len(text) > limit:
             return text[:limit], "length", changed
         return text, finish, changed

@@ -51,8 +51,8 @@ def against(stub: Stub) -> list[Finding]:
 
 def test_what_is_observed() -> None:
     found = baseline()
-    assert [row["ends"] for row in found["asked"]] == [False] * 3 + [True] * 4
-    assert [row["finish_reason"] for row in found["greedy"]] == ["length"] * 3 + ["stop"] * 4
+    assert [row["ends"] for row in found["asked"]] == [False] * 3 + [True] * 6
+    assert [row["finish_reason"] for row in found["greedy"]] == ["length"] * 3 + ["stop"] * 6
     assert {row["off_top"] for row in found["greedy"]} == {0}
     assert found["repeated"] == [True] * 3
     assert min(found["hot_texts"]) > 1
@@ -97,13 +97,17 @@ FAULTS = {
         Honest(reply, ignores=frozenset({"max_tokens"})),
         f"max_tokens 5 gives {len(STORY)} tokens; a reply cut by max_tokens ends as stop",
     ),
+    "a gateway cuts max_tokens": (
+        Honest(reply, most_tokens=20),
+        "a reply is cut after 20 tokens, max_tokens is 32",
+    ),
     "wrong end token": (
         Honest(reply, end="late"),
-        "4 of 4 replies that begin alike go on past their end: another end token?",
+        "6 of 6 replies that begin alike go on past their end: another end token?",
     ),
     "ends too early": (
         Honest(reply, end="early"),
-        "4 of 4 replies that begin alike stop early: another end token?",
+        "6 of 6 replies that begin alike stop early: another end token?",
     ),
 }
 
@@ -121,7 +125,9 @@ DIFFERENT = {
     "a prompt longer than the context is served, so it is cut silently": Honest(
         reply, truncates=True
     ),
-    "a context of 64 tokens cannot hold the baseline's 90": Honest(reply, context=64),
+    "a context of 64 tokens cannot hold the 90 that the baseline's questions ask": Honest(
+        reply, context=64
+    ),
 }
 
 
@@ -154,6 +160,11 @@ def test_one_reply_that_rounding_ended_elsewhere_is_no_other_end_token() -> None
     longer = {**row, "text": row["text"] + " Truly."}
     other = {**found, "greedy": [*found["greedy"][:3], longer, *found["greedy"][4:]]}
     assert compared(baseline(), other)[0].verdict == "PASS"
+
+
+def test_rounding_that_changes_greedy_replies_is_no_sampling_where_logprobs_tell() -> None:
+    found = facts(Honest(reply), baseline()["asked"])
+    assert compared(baseline(), {**found, "repeated": [False] * 3})[0].verdict == "PASS"
 
 
 def test_what_a_reader_is_told() -> None:
