@@ -77,7 +77,8 @@ def load_imported(
     merged = _stacked(upper, root)
     deployment = _deployment(merged, root, environ)
     hosts = imported.hosts[: deployment.max_hosts or None]
-    if deployment.launcher == "local":
+    replaced = merged.where(("hostfile",)) == "command line"
+    if deployment.launcher == "local" or replaced or not hosts:
         hosts = _hosts(deployment, root, None, merged)
     return Loaded(deployment, hosts, root, merged)
 

@@ -37,6 +37,12 @@ def extract(
     return secrets, problems
 
 
+def names(data: dict[str, Any]) -> list[str]:
+    """The variables that `data` refers to."""
+    found = (_REFERENCE.fullmatch(value) for _, value, _ in _strings(data, ()))
+    return [match[1] for match in found if match]
+
+
 def allowed(name: str) -> bool:
     """May `${env:NAME}` read the variable without being listed under environment_allowlist?"""
     return bool(_ALLOWED.fullmatch(name))

@@ -1,6 +1,7 @@
 """Show a configuration: resolved values with their sources, or the history of one key; read and
 write FlagScale's."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from flagdeploy.config import keys, layers
+from flagdeploy.config import keys, layers, references
 from flagdeploy.config import workspace as workspaces
 from flagdeploy.config.flagscale import exporting, importing
 from flagdeploy.config.layers import Source
@@ -174,7 +175,8 @@ def import_(
     files = {"config.yaml": ""}
     if imported.hosts:
         files["hostfile.txt"] = exporting.hostfile(imported.hosts)
-        data["hostfile"] = layers.label_of((to or Path()).resolve() / "hostfile.txt", root)
+        there = layers.label_of(to.resolve() / "hostfile.txt", root) if to else "hostfile.txt"
+        data["hostfile"] = there
     title = f"# Made of FlagScale's {imported.file.name} by `flagdeploy config import`.\n"
     files["config.yaml"] = title + exporting.dumped(data)
     problems = _unready(imported, settings, root)
@@ -186,7 +188,8 @@ def _unready(
     imported: importing.Imported, settings: Sequence[str], root: Path
 ) -> tuple[Problem, ...]:
     """What `serve` would refuse. Raises ConfigError where values are not even of their types."""
-    load_imported(imported, settings, root=root)
+    anything = {name: "-" for layer in imported.layers for name in references.names(layer.data)}
+    load_imported(imported, settings, root=root, environ={**os.environ, **anything})
     try:
         resolve.deployment(None, None, settings, root=root, imported=imported)
     except ConfigError as error:

@@ -257,7 +257,7 @@ SHIPPED = [
 
 @pytest.mark.parametrize(("name", "variant"), SHIPPED)
 def test_an_export_can_be_imported(name: str, variant: str, tmp_path: Path) -> None:
-    ours = load(name, variant, ["endpoint.port=9431"], root=ROOT)
+    ours = load(name, variant, ["endpoint.port=9431", "speculative.method=none"], root=ROOT)
     try:
         exported = exporting.export(ours)
     except ConfigError as error:
@@ -268,7 +268,12 @@ def test_an_export_can_be_imported(name: str, variant: str, tmp_path: Path) -> N
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text(text)
     back = loaded(tmp_path, f"engine_version='{ours.deployment.engine_version}'")
-    assert [spec.argv for spec in specs(back)] == [spec.argv for spec in specs(ours)]
+    assert [words(spec) for spec in specs(back)] == [words(spec) for spec in specs(ours)]
+
+
+def words(spec: Any) -> list[str]:
+    """Engines take ``--a_b`` for ``--a-b``; FlagScale only knows the former."""
+    return [w.replace("_", "-") if w.startswith("--") else w for w in spec.argv]
 
 
 NAMES = st.from_regex(r"[a-z][a-z0-9]{0,6}(_[a-z]{1,5})?", fullmatch=True).map("x_{}".format)
