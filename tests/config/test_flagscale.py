@@ -1,6 +1,8 @@
 """FlagScale's serve configurations, read as they are: nothing of them is ignored in silence."""
 
+import contextlib
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -302,7 +304,7 @@ KNOWN = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     engine=st.sampled_from(["vllm", "sglang"]),
     args=st.tuples(ARGS, KNOWN).map(lambda pair: {**pair[0], **pair[1]}),
@@ -333,6 +335,33 @@ def test_import_export_import_is_stable(
     assert replace(second.deployment, hostfile=None) == replace(first.deployment, hostfile=None)
     assert second.hosts == first.hosts
     assert yaml.safe_load((again / "conf/serve/task.yaml").read_text())[0]["engine"] == engine
+
+
+JUNK = st.sampled_from([None, 3, -1, 0.5, True, "", "x y", "${a}", [], [1], [[{}]], {}, {"a": {}}])
+
+
+@settings(max_examples=120, deadline=None)
+@given(data=st.data(), junk=JUNK, case=st.sampled_from(["two_hosts", "mlu_hosts", "here"]))
+def test_any_value_in_any_place_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, junk: Any, case: str
+) -> None:
+    folder = tmp_path_factory.mktemp("pair") / "examples" / case
+    shutil.copytree(CASES / case, folder)
+    name = data.draw(st.sampled_from(sorted(folder.rglob("*.yaml"))))
+    tree = yaml.safe_load(name.read_text())
+    places = list(_places(tree))
+    parent, key = data.draw(st.sampled_from(places))
+    parent[key] = junk
+    name.write_text(exporting.dumped(tree))
+    with contextlib.suppress(FlagdeployError):
+        loaded(folder)
+
+
+def _places(tree: Any) -> Any:
+    for key, value in list(tree.items() if isinstance(tree, dict) else enumerate(tree)):
+        yield tree, key
+        if isinstance(value, dict | list):
+            yield from _places(value)
 
 
 @settings(max_examples=40, deadline=None)

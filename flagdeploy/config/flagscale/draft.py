@@ -31,7 +31,7 @@ class Draft:
         """As `take`, but what is below is still to be read."""
         value: Any = self.pair.data
         for name in path:
-            if isinstance(value, list):
+            if isinstance(value, list) and name.isdigit():
                 value = value[int(name)]
             else:
                 value = value.get(name) if isinstance(value, dict) else None

@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flagdeploy.config import hostfile, references
-from flagdeploy.config.flagscale import engine_args, pair, prelude
+from flagdeploy.config import hostfile
+from flagdeploy.config.flagscale import engine_args, environment, pair
 from flagdeploy.config.flagscale.draft import Draft
-from flagdeploy.config.flagscale.pair import Reference
 from flagdeploy.config.flagscale.texts import ASSUMED, DIFFERS, LEFT_OUT, REFUSED
 from flagdeploy.config.launch import Host
 from flagdeploy.config.layers import Layer
@@ -62,7 +61,7 @@ def read(
     _engine(draft)
     _deploy(draft)
     _runner(draft, inventory)
-    _environment(draft, inventory)
+    environment.read(draft, inventory)
     _rest(draft)
     _assume(draft, inventory)
     draft.note_unread()
@@ -172,13 +171,17 @@ _DEPLOY_ONLY = {
 
 
 def _port(draft: Draft, value: Any, path: KeyPath) -> None:
-    if not re.fullmatch("[0-9]+", str(value)):
-        draft.refuse(path, f"`{value}`: a port is a number")
+    if not _is_port(value):
+        draft.refuse(path, f"`{value}`: a port is a number up to 65535")
         return
     before, place = draft.settings.get(("endpoint", "port"), (None, ""))
     if before not in (None, int(value)):
         draft.note(path, DIFFERS["won"].format(winner=value, loser=before, place=place))
     draft.set("endpoint.port", int(value), path)
+
+
+def _is_port(value: Any) -> bool:
+    return bool(re.fullmatch("[0-9]{1,5}", str(value))) and 0 < int(value) < 65536
 
 
 def _inventory(draft: Draft, given: str | None) -> tuple[Host, ...]:
@@ -197,6 +200,9 @@ def _inventory(draft: Draft, given: str | None) -> tuple[Host, ...]:
     draft.set("hostfile", str(found), path)
     hosts = _first(draft, hostfile.read(found))
     port = draft.take(*_RUNNER, "ssh_port") or 22
+    if not _is_port(port):
+        draft.refuse((*_RUNNER, "ssh_port"), f"`{port}`: a port is a number up to 65535")
+        return hosts
     return tuple(replace(host, port=int(port)) if host.port == 22 else host for host in hosts)
 
 
@@ -225,93 +231,13 @@ def _runner(draft: Draft, hosts: Sequence[Host]) -> None:
             draft.note(path, LEFT_OUT["runner.docker"])
     path = (*_RUNNER, "master_port")
     port = draft.take(*path)
-    if port is not None:
-        draft.set("endpoint.master_port", port, path)
+    if port is not None and not _is_port(port):
+        draft.refuse(path, f"`{port}`: a port is a number up to 65535")
+    elif port is not None:
+        draft.set("endpoint.master_port", int(port), path)
     for name in ("master_addr", "nproc_per_node", "no_shared_fs"):
         if draft.take(*_RUNNER, name) is not None:
             draft.note((*_RUNNER, name), LEFT_OUT[f"runner.{name}"])
-
-
-def _environment(draft: Draft, hosts: Sequence[Host]) -> None:
-    envs = ("experiment", "envs")
-    for name in draft.section(*envs):
-        if name != "nodes_envs":
-            value = draft.take(*envs, name)
-            _variable(draft, ("container", "env", name), value, (*envs, name))
-    ranks = {host.address: str(rank) for rank, host in enumerate(hosts)}
-    for address in draft.section(*envs, "nodes_envs"):
-        place = (*envs, "nodes_envs", address)
-        if address not in ranks:
-            draft.take(*place)
-            if hosts or draft.look(*_RUNNER, "hostfile") is None:
-                draft.refuse(place, f"{address} {REFUSED['nodes_envs']}")
-            continue
-        for name in draft.section(*place):
-            key = ("container", "rank_env", ranks[address], name)
-            _variable(draft, key, draft.take(*place, name), (*place, name))
-    _commands(draft)
-    _operators(draft)
-
-
-def _variable(draft: Draft, key: KeyPath, value: Any, path: KeyPath) -> None:
-    if isinstance(value, Reference):
-        name = value[len("${env:") : -1]
-        if not references.allowed(name):
-            listed = draft.get("environment_allowlist") or []
-            draft.set("environment_allowlist", sorted({*listed, name}), path)
-        draft.set(key, value, path)
-    elif isinstance(value, dict | list):
-        draft.refuse(path, "a variable has one value")
-    elif value is None:
-        draft.note(path, DIFFERS["null"])
-    elif references.looks_secret(key[-1]) and value != "":
-        draft.refuse(path, REFUSED["secret"])
-    else:
-        text = str(value)
-        if re.search(r"[\s\"'`;&|<>()*?#\\]", text):
-            draft.note(path, DIFFERS["quoting"])
-        draft.set(key, text, path)
-
-
-def _commands(draft: Draft) -> None:
-    path = ("experiment", "cmds", "after_stop")
-    if draft.take(*path):
-        draft.note(path, LEFT_OUT["experiment.cmds.after_stop"])
-    path = ("experiment", "cmds", "before_start")
-    text = str(draft.take(*path) or "")
-    draft.section("experiment", "cmds")
-    found = prelude.variables(text)
-    if found is None:
-        draft.set("container.prelude", text, path)
-        for name in prelude.names(text):
-            if references.looks_secret(name):
-                draft.refuse(path, f"{name} {REFUSED['secret']}")
-            elif any(name == key[-1] for key in draft.settings if key[0] == "container"):
-                winner = prelude.exported(text, name)
-                draft.note(path, f"{name} {DIFFERS['both'].format(winner=winner)}")
-        if re.search(r"\$[A-Za-z_{]", text):
-            draft.note(path, DIFFERS["path"])
-        return
-    for name, value in found.items():
-        before = draft.get(f"container.env.{name}")
-        if before not in (None, value):
-            draft.note(path, f"{name} {DIFFERS['both'].format(winner=value)}")
-        if references.looks_secret(name):
-            draft.refuse(path, f"{name} {REFUSED['secret']}")
-        draft.set(("container", "env", name), value, path)
-
-
-def _operators(draft: Draft) -> None:
-    """USE_FLAGGEMS asks for FlagGems, of an engine that FlagScale patched or of the FL plugin."""
-    key = ("container", "env", "USE_FLAGGEMS")
-    text = draft.get("container.prelude") or ""
-    value, where = draft.settings.get(key, (prelude.exported(text, key[-1]), None))
-    if str(value).lower() not in ("1", "true"):
-        return
-    where = where or draft.pair.where(("experiment", "cmds", "before_start"))
-    plugin = "fl" in str(draft.get("container.env.VLLM_PLUGINS") or "").split(",")
-    draft.settings["operators", "library"] = ("flaggems", where)
-    draft.settings["operators", "build"] = ("plugin" if plugin else "patched", where)
 
 
 def _rest(draft: Draft) -> None:
