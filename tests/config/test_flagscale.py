@@ -340,7 +340,7 @@ def test_import_export_import_is_stable(
 JUNK = st.sampled_from([None, 3, -1, 0.5, True, "", "x y", "${a}", [], [1], [[{}]], {}, {"a": {}}])
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data(), junk=JUNK, case=st.sampled_from(["two_hosts", "mlu_hosts", "here"]))
 def test_any_value_in_any_place_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, junk: Any, case: str
