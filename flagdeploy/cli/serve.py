@@ -1,12 +1,28 @@
 """`flagdeploy serve` and `flagdeploy plan`."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flagdeploy.cli import options
 from flagdeploy.cli.output import out
+from flagdeploy.errors import UsageError
 
+if TYPE_CHECKING:
+    from flagdeploy.config.flagscale.importing import Imported
+
+FromFlagscale = Annotated[
+    Path | None,
+    typer.Option(
+        "--from-flagscale",
+        metavar="PATH",
+        help="Instead of NAME: conf/serve.yaml of FlagScale, or the folder it lies in.",
+    ),
+]
+Port = Annotated[
+    int | None, typer.Option("--port", metavar="N", help="As endpoint.port=N.", min=1, max=65535)
+]
 Until = Annotated[
     str | None,
     typer.Option(
@@ -24,6 +40,8 @@ def serve(
     launcher: options.Launcher = None,
     dry_run: options.DryRun = False,
     until: Until = None,
+    from_flagscale: FromFlagscale = None,
+    port: Port = None,
     foreground: Annotated[
         bool, typer.Option("--foreground", help="Stay, show the logs, stop all on Ctrl-C.")
     ] = False,
@@ -40,16 +58,20 @@ def serve(
       flagdeploy serve deepseek_r1 sglang_mtp_h200 --dry-run   the plan, touching nothing
       flagdeploy serve deepseek_r1 limits.max_num_seqs=64 endpoint.port=9000
       flagdeploy serve tiny_deepseek_r1 --launcher local       here, without Docker
+      flagdeploy serve --from-flagscale examples/deepseek_r1 container.image=IMAGE --dry-run
+                                                               FlagScale's YAML as it is
       flagdeploy serve deepseek_r1 tenstorrent_galaxy --until weight_cache
                                                                only convert the weights
     """
     out.json, out.quiet = json, quiet
-    variant, settings = options.split_overrides(overrides)
+    name, variant, settings, imported = _deployment(name, overrides, hosts, from_flagscale, port)
     if dry_run:
-        _print_plan(name, variant, settings, hosts, launcher, until, workspace)
+        _print_plan(name, variant, settings, hosts, launcher, until, workspace, imported)
         return
+    for note in imported.notes if imported else ():
+        out.note(f"note: {note}")
     if until:
-        _prepare(name, variant, settings, hosts, launcher, until, workspace)
+        _prepare(name, variant, settings, hosts, launcher, until, workspace, imported)
         return
     from flagdeploy.workflows.serve import serve as workflow
 
@@ -61,6 +83,7 @@ def serve(
             hosts=hosts,
             launcher=launcher,
             workspace=workspace,
+            imported=imported,
             report=report,
         )
     out.result(served.text(), served.to_dict())
@@ -76,6 +99,8 @@ def plan(
     hosts: options.Hosts = None,
     launcher: options.Launcher = None,
     until: Until = None,
+    from_flagscale: FromFlagscale = None,
+    port: Port = None,
     workspace: options.Workspace = None,
     json: options.Json = False,
 ) -> None:
@@ -86,8 +111,30 @@ def plan(
       flagdeploy plan deepseek_r1 --hosts hosts.txt --json
     """
     out.json = json
-    variant, settings = options.split_overrides(overrides)
-    _print_plan(name, variant, settings, hosts, launcher, until, workspace)
+    name, variant, settings, imported = _deployment(name, overrides, hosts, from_flagscale, port)
+    _print_plan(name, variant, settings, hosts, launcher, until, workspace, imported)
+
+
+def _deployment(
+    name: str | None,
+    overrides: list[str] | None,
+    hosts: str | None,
+    from_flagscale: Path | None,
+    port: int | None,
+) -> tuple[str | None, str | None, list[str], "Imported | None"]:
+    """NAME, VARIANT, overrides, and what was read of FlagScale's instead of the former two."""
+    given = [f"endpoint.port={port}"] if port is not None else []
+    if from_flagscale is None:
+        variant, settings = options.split_overrides(overrides)
+        return name, variant, [*settings, *given], None
+    from flagdeploy.config.flagscale.importing import read
+
+    settings = [*([name] if name is not None else []), *(overrides or []), *given]
+    if wrong := next((word for word in settings if "=" not in word), None):
+        what = f"`{wrong}`: --from-flagscale says what is served, only KEY=VALUE goes with it"
+        raise UsageError(what)
+    keys = [setting.partition("=")[0].rstrip("+") for setting in settings]
+    return None, None, settings, read(from_flagscale, hosts=hosts, overridden=keys)
 
 
 def _prepare(
@@ -98,6 +145,7 @@ def _prepare(
     launcher: str | None,
     until: str,
     workspace: str | None,
+    imported: "Imported | None",
 ) -> None:
     from flagdeploy.workflows.serve import prepare
 
@@ -110,6 +158,7 @@ def _prepare(
             hosts=hosts,
             launcher=launcher,
             workspace=workspace,
+            imported=imported,
             report=report,
         )
     out.result(prepared.text(), prepared.to_dict())
@@ -123,6 +172,7 @@ def _print_plan(
     launcher: str | None,
     until: str | None,
     workspace: str | None,
+    imported: "Imported | None",
 ) -> None:
     from flagdeploy.workflows.plan import plan as workflow
 
@@ -134,5 +184,6 @@ def _print_plan(
         launcher=launcher,
         until=until,
         workspace=workspace,
+        imported=imported,
     )
     out.result(str(planned), planned.to_dict())

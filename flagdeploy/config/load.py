@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from flagdeploy.config import hostfile, keys, layers, references, workspace
+from flagdeploy.config.flagscale.importing import Imported
 from flagdeploy.config.launch import Host
 from flagdeploy.config.layers import Merged, Source
 from flagdeploy.config.schema import Deployment
@@ -57,14 +58,39 @@ def load(
     Raises ConfigError with every problem found, each as ``file:line: key: what``.
     """
     merged = merge(name, variant, overrides, root=root, hosts=hosts, launcher=launcher)
+    deployment = _deployment(merged, root, environ)
+    return Loaded(deployment, _hosts(deployment, root, hosts, merged), root, merged)
+
+
+def load_imported(
+    imported: Imported,
+    overrides: Sequence[str] = (),
+    *,
+    root: Path,
+    launcher: str | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Loaded:
+    """Resolve what was read in another format as `load` resolves a deployment of the workspace."""
+    given = layers.Layer("command line", {"launcher": launcher} if launcher else {})
+    name = layers.Layer(str(imported.file), {"name": imported.name, "variant": ""})
+    upper = [*imported.layers, layers.from_overrides(list(overrides)), given, name]
+    merged = _stacked(upper, root)
+    deployment = _deployment(merged, root, environ)
+    hosts = imported.hosts[: deployment.max_hosts or None]
+    replaced = merged.where(("hostfile",)) == "command line"
+    if deployment.launcher == "local" or replaced or not hosts:
+        hosts = _hosts(deployment, root, None, merged)
+    return Loaded(deployment, hosts, root, merged)
+
+
+def _deployment(merged: Merged, root: Path, environ: Mapping[str, str] | None) -> Deployment:
     problems = _shape_problems(merged)
     secrets, secret_problems = references.extract(merged, environ or os.environ)
     problems += secret_problems
     deployment, typing_problems = _typed(merged)
     if problems or deployment is None:
         raise ConfigError(_ordered(problems + typing_problems))
-    deployment = _finished(_with_secrets(deployment, secrets), root)
-    return Loaded(deployment, _hosts(deployment, root, hosts, merged), root, merged)
+    return _finished(_with_secrets(deployment, secrets), root)
 
 
 def merge(
@@ -87,6 +113,11 @@ def merge(
     upper += [layers.from_overrides(list(overrides)), layers.Layer("command line", flags)]
     identity = {"name": name, "variant": variant or ""}
     upper.append(layers.Layer(f"examples/{name}", identity))
+    return _stacked(upper, root)
+
+
+def _stacked(upper: Sequence[layers.Layer], root: Path) -> Merged:
+    """`upper` on the defaults of the vendor and the engine that they choose."""
     chosen = Merged()
     for layer in upper:
         chosen.add(layer)

@@ -37,6 +37,22 @@ def extract(
     return secrets, problems
 
 
+def names(data: dict[str, Any]) -> list[str]:
+    """The variables that `data` refers to."""
+    found = (_REFERENCE.fullmatch(value) for _, value, _ in _strings(data, ()))
+    return [match[1] for match in found if match]
+
+
+def allowed(name: str) -> bool:
+    """May `${env:NAME}` read the variable without being listed under environment_allowlist?"""
+    return bool(_ALLOWED.fullmatch(name))
+
+
+def looks_secret(name: str) -> bool:
+    """Is a variable of this name likely to hold a secret?"""
+    return bool(_LOOKS_SECRET.fullmatch(name))
+
+
 def _problem(
     path: KeyPath, value: str, environ: Mapping[str, str], allowed: Sequence[str]
 ) -> str | None:
@@ -44,7 +60,7 @@ def _problem(
         return _reference_problem(path, value, environ, allowed)
     if path == ("endpoint", "api_key"):
         return "a secret does not stand in a file or a command line: write ${env:NAME}"
-    if _is_environment(path) and value and _LOOKS_SECRET.fullmatch(path[-1]):
+    if _is_environment(path) and value and looks_secret(path[-1]):
         return "looks like a secret written out: write ${env:NAME}"
     return None
 

@@ -159,6 +159,7 @@ class Container:
     mounts: list[str] = key([], "bind mounts SOURCE:TARGET[:ro]")
     env: dict[str, Any] = key({}, "environment variables, quoted strings (`local` launcher too)")
     rank_env: dict[str, Any] = key({}, "environment of single ranks: RANK: {NAME: VALUE}")
+    prelude: str = key("", "bash that runs before the engine, e.g. to activate an environment")
     shm_size: str | None = key(None, "size of /dev/shm when the host's IPC is not shared")
     privileged: bool = key(False, "all capabilities and devices: grants root on the host")
     network: Literal["host", "bridge"] = key("host", "network of the container")

@@ -8,7 +8,7 @@ Tags never construct objects: nodes are composed, and only plain data is made of
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -29,11 +29,12 @@ class YamlFile:
     """Plain data (dict, list, str, int, float, bool, None), and the line of each key path."""
 
     path: Path
-    data: dict[str, Any]
+    data: Any
+    """A mapping, unless any top level was asked for."""
     lines: dict[KeyPath, int]
 
 
-def read(path: Path, label: str = "") -> YamlFile:
+def read(path: Path, label: str = "", top: Literal["mapping", "any"] = "mapping") -> YamlFile:
     """Read a YAML file whose top level is a mapping; messages call it `label`, else by its path.
 
     Raises ConfigError naming file and line for syntax errors, duplicate keys, tabs and values that
@@ -46,10 +47,10 @@ def read(path: Path, label: str = "") -> YamlFile:
         raise ConfigError([Problem(str(shown), "", "no such file")]) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([Problem(str(shown), "", f"cannot be read: {error}")]) from None
-    return parse(text, shown)
+    return parse(text, shown, top)
 
 
-def parse(text: str, path: Path) -> YamlFile:
+def parse(text: str, path: Path, top: Literal["mapping", "any"] = "mapping") -> YamlFile:
     """As `read`, from text that stands for `path` in messages."""
     try:
         node = yaml.compose(text, Loader=_Loader)
@@ -60,7 +61,7 @@ def parse(text: str, path: Path) -> YamlFile:
     builder = _Builder(path)
     if node is None:
         return YamlFile(path, {}, {})
-    if not isinstance(node, yaml.MappingNode):
+    if top == "mapping" and not isinstance(node, yaml.MappingNode):
         raise ConfigError([Problem(f"{path}:1", "", "the top level must be a mapping of keys")])
     data = builder.build(node, ())
     if builder.problems:

@@ -67,7 +67,8 @@ class Checkout:
 
     def yaml(self, name: str) -> dict[str, Any]:
         text = self.contents([name])[0].decode(errors="replace")
-        return yaml_file.parse(text, Path(name)).data
+        data: dict[str, Any] = yaml_file.parse(text, Path(name)).data
+        return data
 
 
 def _batch(output: bytes) -> list[bytes]:

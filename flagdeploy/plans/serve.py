@@ -31,7 +31,7 @@ from flagdeploy.config.launch import (
 )
 from flagdeploy.config.patch_set import PatchSet
 from flagdeploy.config.plain import plain
-from flagdeploy.config.schema import Deployment
+from flagdeploy.config.schema import Container, Deployment
 from flagdeploy.config.secret import Secret
 from flagdeploy.engines import Engine
 from flagdeploy.errors import HostError
@@ -191,11 +191,11 @@ def _spec(
     env = _environment(deployment, command)
     if deployment.launcher == "local":
         own = (python, *command.argv[1:]) if command.argv[0] == "python" else command.argv
-        return ProcessSpec(name, own, env, labels, container.stop_timeout)
+        return ProcessSpec(name, _prepared(own, container), env, labels, container.stop_timeout)
     return replace(
         container_of(deployment, hosts[rank], facts),
         name=name,
-        argv=command.argv,
+        argv=_prepared(command.argv, container),
         env=env,
         labels=labels,
         files=command.files,
@@ -211,6 +211,14 @@ def _with_plugin(commands: Sequence[RankCommand], plugin: Plugin | None) -> Sequ
     if plugin is None:
         return commands
     return [replace(c, env={**plugin.environment, **c.env}) for c in commands]
+
+
+def _prepared(argv: tuple[str, ...], container: Container) -> tuple[str, ...]:
+    """`argv` after the prelude, which is an argument of bash and so needs no quoting; the engine
+    takes the place of bash and gets its signals."""
+    if not container.prelude:
+        return argv
+    return ("bash", "-c", 'eval "$0" && exec "$@"', container.prelude, *argv)
 
 
 def _environment(deployment: Deployment, command: RankCommand) -> dict[str, EnvValue]:

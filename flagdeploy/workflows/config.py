@@ -1,17 +1,23 @@
-"""Show a configuration: resolved values with their sources, or the history of one key."""
+"""Show a configuration: resolved values with their sources, or the history of one key; read and
+write FlagScale's."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from flagdeploy.config import keys, workspace
+from flagdeploy.config import keys, layers, references
+from flagdeploy.config import workspace as workspaces
+from flagdeploy.config.flagscale import exporting, importing
 from flagdeploy.config.layers import Source
-from flagdeploy.config.load import Loaded, load
+from flagdeploy.config.load import Loaded, load, load_imported
 from flagdeploy.config.plain import plain
 from flagdeploy.config.yaml_file import KeyPath
-from flagdeploy.errors import ConfigError, Problem
+from flagdeploy.errors import ConfigError, Problem, UsageError
+from flagdeploy.workflows import resolve
 
 Leaf = tuple[KeyPath, Any, str]
 """Path, value, and where it was set."""
@@ -70,6 +76,34 @@ class Explained:
         return {"key": self.key, "help": self.help, "value": self.value, "history": history}
 
 
+@dataclass(frozen=True)
+class Written:
+    """Files made of another format or for it: their texts by path, and whether they were written.
+
+    `notes` name what was not carried over, `problems` what is missing before it can be served.
+    """
+
+    files: Mapping[str, str]
+    folder: Path | None
+    notes: tuple[Problem, ...]
+    problems: tuple[Problem, ...] = ()
+
+    def text(self) -> str:
+        if self.folder:
+            return "\n".join(f"wrote {self.folder / name}" for name in self.files)
+        if len(self.files) == 1:
+            return next(iter(self.files.values())).rstrip("\n")
+        return "\n".join(f"# --- {name}\n{text}" for name, text in self.files.items())
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "files": dict(self.files),
+            "folder": str(self.folder) if self.folder else None,
+            "notes": [vars(note) for note in self.notes],
+            "problems": [vars(problem) for problem in self.problems],
+        }
+
+
 def show(
     name: str | None,
     variant: str | None = None,
@@ -118,6 +152,76 @@ def explain(
     return Explained(key, schema_key.help, type_name, value, history)
 
 
+def import_(
+    given: Path,
+    settings: Sequence[str] = (),
+    *,
+    to: Path | None = None,
+    hosts: str | None = None,
+    workspace: str | None = None,
+) -> Written:
+    """Turn FlagScale's configuration `given` (a file or a folder) into ``config.yaml``.
+
+    `settings` are ``key=value`` to add or replace. Raises ConfigError for what cannot be carried
+    over, and UsageError when a file would be overwritten; then nothing is written.
+    """
+    root = workspaces.find(workspace)
+    overridden = [setting.partition("=")[0].rstrip("+") for setting in settings]
+    imported = importing.read(given, hosts=hosts, overridden=overridden)
+    merged = layers.Merged()
+    for layer in (*imported.layers, layers.from_overrides(list(settings))):
+        merged.add(layer)
+    data = {**merged.data}
+    files = {"config.yaml": ""}
+    if imported.hosts:
+        files["hostfile.txt"] = exporting.hostfile(imported.hosts)
+        there = layers.label_of(to.resolve() / "hostfile.txt", root) if to else "hostfile.txt"
+        data["hostfile"] = there
+    title = f"# Made of FlagScale's {imported.file.name} by `flagdeploy config import`.\n"
+    files["config.yaml"] = title + exporting.dumped(data)
+    problems = _unready(imported, settings, root)
+    _write(files, to)
+    return Written(files, to, imported.notes, problems)
+
+
+def _unready(
+    imported: importing.Imported, settings: Sequence[str], root: Path
+) -> tuple[Problem, ...]:
+    """What `serve` would refuse. Raises ConfigError where values are not even of their types."""
+    anything = {name: "-" for layer in imported.layers for name in references.names(layer.data)}
+    load_imported(imported, settings, root=root, environ={**os.environ, **anything})
+    try:
+        resolve.deployment(None, None, settings, root=root, imported=imported)
+    except ConfigError as error:
+        return error.problems
+    return ()
+
+
+def export(
+    name: str | None = None,
+    variant: str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    to: Path | None = None,
+    workspace: str | None = None,
+) -> Written:
+    """Deployment `name` as FlagScale's files, below folder `to` or as texts only."""
+    exported = exporting.export(_loaded(name, variant, overrides, workspace))
+    _write(exported.files, to)
+    return Written(exported.files, to, exported.notes)
+
+
+def _write(files: Mapping[str, str], folder: Path | None) -> None:
+    if folder is None:
+        return
+    paths = {folder / name: text for name, text in files.items()}
+    if there := next((path for path in paths if path.exists()), None):
+        raise UsageError(f"{there} exists already", "remove it, or name another folder with --to")
+    for path, text in paths.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
 def _not_a_key(path: KeyPath) -> ConfigError:
     key, what = ".".join(path), "unknown key"
     meant = keys.suggestion(path)
@@ -131,8 +235,8 @@ def _not_a_key(path: KeyPath) -> ConfigError:
 def _loaded(
     name: str | None, variant: str | None, overrides: Sequence[str], explicit: str | None
 ) -> Loaded:
-    root = workspace.find(explicit)
-    return load(name or workspace.default_deployment(root), variant, overrides, root=root)
+    root = workspaces.find(explicit)
+    return load(name or workspaces.default_deployment(root), variant, overrides, root=root)
 
 
 def _is_set(loaded: Loaded, path: KeyPath) -> bool:

@@ -1,9 +1,11 @@
 """The plan of a deployment without touching a host: resolve, then plan with empty facts."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from flagdeploy.config import workspace as workspaces
 from flagdeploy.config.facts import Facts
+from flagdeploy.config.flagscale.importing import Imported
 from flagdeploy.plans.serve import plan_serve
 from flagdeploy.plans.steps import Plan
 from flagdeploy.workflows import patch, resolve
@@ -20,6 +22,7 @@ def plan(
     launcher: str | None = None,
     until: str | None = None,
     workspace: str | None = None,
+    imported: Imported | None = None,
 ) -> Plan:
     """What `serve` would do on hosts about which nothing is known; through stage `until` only.
 
@@ -27,10 +30,10 @@ def plan(
     """
     root = workspaces.find(workspace)
     loaded, engine, vendor = resolve.deployment(
-        name, variant, overrides, hosts=hosts, launcher=launcher, root=root
+        name, variant, overrides, hosts=hosts, launcher=launcher, root=root, imported=imported
     )
     chosen = patch.chosen(loaded, root)
-    return plan_serve(
+    planned = plan_serve(
         loaded.deployment,
         loaded.hosts,
         Facts(),
@@ -40,3 +43,5 @@ def plan(
         until=until,
         patch_set=chosen,
     )
+    notes = tuple(map(str, imported.notes)) if imported else ()
+    return replace(planned, notes=(*notes, *planned.notes))

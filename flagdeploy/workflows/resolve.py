@@ -7,8 +7,9 @@ from pathlib import Path
 
 from flagdeploy import engines, vendors
 from flagdeploy.config import workspace
+from flagdeploy.config.flagscale.importing import Imported
 from flagdeploy.config.launch import LABEL_DEPLOYMENT, LABEL_ENDPOINT, LABEL_MODEL, Running
-from flagdeploy.config.load import Loaded, load
+from flagdeploy.config.load import Loaded, load, load_imported
 from flagdeploy.config.secret import Secret
 from flagdeploy.engines.base import Engine
 from flagdeploy.errors import ConfigError, Problem, UsageError
@@ -24,12 +25,18 @@ def deployment(
     hosts: str | None = None,
     launcher: str | None = None,
     root: Path,
+    imported: Imported | None = None,
 ) -> tuple[Loaded, Engine, Vendor]:
-    """A configuration in which every rule holds.
+    """A configuration in which every rule holds: of `imported` if given, else of `name`.
 
     Raises ConfigError with all problems at once, each naming file, line and key.
     """
-    loaded = load(_named(name, root), variant, overrides, root=root, hosts=hosts, launcher=launcher)
+    if imported:
+        loaded = load_imported(imported, overrides, root=root, launcher=launcher)
+    else:
+        loaded = load(
+            _named(name, root), variant, overrides, root=root, hosts=hosts, launcher=launcher
+        )
     engine = engines.load(loaded.deployment.engine, root)
     vendor = vendors.load(loaded.deployment.vendor, root)
     found = problems(loaded.deployment, loaded.hosts, engine, vendor)

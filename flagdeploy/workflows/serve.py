@@ -8,6 +8,7 @@ from typing import Any
 
 from flagdeploy.config import endpoint
 from flagdeploy.config import workspace as workspaces
+from flagdeploy.config.flagscale.importing import Imported
 from flagdeploy.config.load import Loaded
 from flagdeploy.config.plain import plain
 from flagdeploy.config.secret import Secret
@@ -69,6 +70,7 @@ def serve(
     hosts: str | None = None,
     launcher: str | None = None,
     workspace: str | None = None,
+    imported: Imported | None = None,
     report: Report = silent,
 ) -> Served:
     """Bring deployment `name` up on its hosts and wait until it generates a token.
@@ -78,7 +80,7 @@ def serve(
     """
     root = workspaces.find(workspace)
     resolved = resolve.deployment(
-        name, variant, overrides, hosts=hosts, launcher=launcher, root=root
+        name, variant, overrides, hosts=hosts, launcher=launcher, root=root, imported=imported
     )
     done = _carry_out(resolved, root, None, report)
     deployment, inventory = resolved[0].deployment, resolved[0].hosts
@@ -97,6 +99,7 @@ def prepare(
     hosts: str | None = None,
     launcher: str | None = None,
     workspace: str | None = None,
+    imported: Imported | None = None,
     report: Report = silent,
 ) -> Prepared:
     """Carry out the stages of deployment `name` up to `until` (``checkpoint``, ``weight_cache``).
@@ -106,7 +109,7 @@ def prepare(
     """
     root = workspaces.find(workspace)
     resolved = resolve.deployment(
-        name, variant, overrides, hosts=hosts, launcher=launcher, root=root
+        name, variant, overrides, hosts=hosts, launcher=launcher, root=root, imported=imported
     )
     deployment, engine = resolved[0].deployment, resolved[1]
     commands = until_stage(engine.stages(deployment), until)

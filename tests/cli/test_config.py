@@ -11,6 +11,7 @@ from flagdeploy.cli.app import app
 from flagdeploy.config import workspace
 
 ROOT = Path(__file__).parents[2]
+PAIRS = ROOT / "tests" / "cases" / "flagscale" / "examples"
 VARIANT = "examples/deepseek_r1/serve/cambricon_bf16.yaml"
 CANARY = "hf_canary_0123456789"
 SECRET = "container.env.HF_TOKEN=${env:HF_TOKEN}"
@@ -115,3 +116,45 @@ def test_the_history_of_each_word_of_a_mapping() -> None:
 def test_what_is_no_key(key: str, message: str) -> None:
     explained = config("explain", key, "deepseek_r1")
     assert (explained.exit_code, explained.stderr) == (2, message)
+
+
+def test_a_flagscale_pair_becomes_a_deployment(tmp_path: Path) -> None:
+    pair, to = PAIRS / "mlu_hosts", str(tmp_path / "made")
+    done = config("import", str(pair), "container.image=i:1", "chip=MLU590", "--to", to)
+    assert done.stdout == f"wrote {to}/config.yaml\nwrote {to}/hostfile.txt\n"
+    assert (done.exit_code, "not ready to serve" in done.stderr) == (0, False)
+    made = yaml.safe_load((tmp_path / "made" / "config.yaml").read_text())
+    assert made["hostfile"] == f"{to}/hostfile.txt"
+    assert made["operators"] == {"library": "flaggems", "build": "patched"}
+    assert len((tmp_path / "made" / "hostfile.txt").read_text().splitlines()) == 4
+    again = config("import", str(pair), "--to", to)
+    assert (again.exit_code, again.stderr.splitlines()[0]) == (
+        2,
+        f"error: {to}/config.yaml exists already",
+    )
+
+
+def test_an_import_needs_no_secret_and_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    done = config("import", str(PAIRS / "two_hosts"))
+    assert done.exit_code == 0, done.stderr
+    made = yaml.safe_load(done.stdout.split("# --- hostfile.txt\n")[0])
+    assert made["container"]["env"]["HF_TOKEN"] == "${env:HF_TOKEN}"
+    assert "not ready to serve: " in done.stderr
+    assert "the environment variable HF_TOKEN is not set" in done.stderr
+
+
+def test_an_export_names_what_has_no_place(tmp_path: Path) -> None:
+    done = config("export", "deepseek_r1", "sglang_mtp_h200", "--to", str(tmp_path))
+    assert sorted(p.name for p in tmp_path.rglob("*.*")) == [
+        "hostfile.txt",
+        "serve.yaml",
+        "sglang_mtp_h200.yaml",
+    ]
+    assert "speculative.method: FlagScale has no key for it" in done.stderr
+    refused = config("export", "tiny_deepseek_r1", "local")
+    assert refused.exit_code == 2
+    assert "pytorch: FlagScale serves with vllm, sglang and llama_cpp" in refused.stderr
+    assert config("export", "deepseek_r1", "--format", "x").exit_code == 2

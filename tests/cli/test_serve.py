@@ -61,6 +61,52 @@ def test_what_the_cases_start_from_is_sound(workspace: Path) -> None:
     assert len(json.loads(result.stdout)["steps"]) == 7
 
 
+VARIANTS = [
+    (path.parts[-3], path.stem) for path in sorted((ROOT / "examples").glob("*/serve/*.yaml"))
+]
+
+
+@pytest.mark.parametrize(("name", "variant"), VARIANTS)
+def test_the_port_of_every_shipped_example_can_be_chosen(name: str, variant: str) -> None:
+    words = [name, variant, "--port", "9431", "--dry-run", "--json", "--workspace", str(ROOT)]
+    result = CliRunner().invoke(app, ["serve", *words])
+    assert result.exit_code == 0, result.stderr
+    steps = json.loads(result.stdout)["steps"]
+    assert [step["port"] for step in steps if step["step"] == "WaitReady"] == [9431]
+    starts = [step["spec"]["argv"] for step in steps if step["step"] == "Start"]
+    assert "9431" in starts[0]
+
+
+PAIRS = ROOT / "tests" / "cases" / "flagscale" / "examples"
+
+
+@pytest.mark.parametrize("pair", ["two_hosts", "mlu_hosts", "here"])
+def test_a_flagscale_pair_is_planned_as_it_is(
+    pair: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_canary")
+    monkeypatch.chdir(tmp_path)
+    words = ["serve", "--from-flagscale", str(PAIRS / pair), "--dry-run", "--port", "9431"]
+    words += ["container.image=i:1", "--workspace", str(ROOT)]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.stderr
+    assert ":9431/v1/completions" in result.stdout
+    assert "hf_canary" not in result.output
+
+
+def test_a_missing_flagscale_pair_is_named(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["serve", "--from-flagscale", str(tmp_path / "no")])
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"error: {tmp_path}/no: no such file or folder\n",
+    )
+    result = CliRunner().invoke(app, ["serve", "deepseek_r1", "--from-flagscale", str(tmp_path)])
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "error: `deepseek_r1`: --from-flagscale says what is served, only KEY=VALUE goes with it\n",
+    )
+
+
 class Foreground:
     """`flagdeploy serve tiny_deepseek_r1 --foreground` in a workspace of its own."""
 

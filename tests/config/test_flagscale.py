@@ -1,0 +1,392 @@
+"""FlagScale's serve configurations, read as they are: nothing of them is ignored in silence."""
+
+import contextlib
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flagdeploy import engines, vendors
+from flagdeploy.config import workspace
+from flagdeploy.config.facts import Facts
+from flagdeploy.config.flagscale import exporting, importing, prelude
+from flagdeploy.config.flagscale.pair import locate
+from flagdeploy.config.load import Loaded, load, load_imported
+from flagdeploy.errors import ConfigError, FlagdeployError
+from flagdeploy.plans.serve import plan_serve, problems
+from flagdeploy.plans.steps import Start
+
+ROOT = Path(__file__).parents[2]
+CASES = ROOT / "tests" / "cases" / "flagscale" / "examples"
+ENVIRON = {"HF_TOKEN": "hf_canary"}
+
+
+def imported(folder: Path, *overrides: str, environ: Any = ENVIRON) -> importing.Imported:
+    names = [override.partition("=")[0] for override in overrides]
+    return importing.read(folder, overridden=names, environ=environ)
+
+
+def loaded(folder: Path, *overrides: str, environ: Any = ENVIRON) -> Loaded:
+    found = imported(folder, *overrides, environ=environ)
+    return load_imported(found, overrides, root=ROOT, environ=environ)
+
+
+def specs(of: Loaded) -> list[Any]:
+    engine = engines.load(of.deployment.engine, ROOT)
+    vendor = vendors.load(of.deployment.vendor, ROOT)
+    plan = plan_serve(of.deployment, of.hosts, Facts(), engine, vendor, "dry-run", "python")
+    return [step.spec for step in plan.steps if isinstance(step, Start)]
+
+
+def outcome(folder: Path) -> str:
+    """All that an import says, as text: settings with their places, notes, and rank 0's plan."""
+    found = imported(folder)
+    lines = [
+        f"{'.'.join(path)} = {source.value!r}  # {source.where}"
+        for layer in found.layers
+        for path, source in _sources(layer)
+    ]
+    lines += [f"host {host.address} slots={host.slots} port={host.port}" for host in found.hosts]
+    lines += [f"note {note}" for note in found.notes]
+    of = loaded(folder)
+    engine, vendor = (
+        engines.load(of.deployment.engine, ROOT),
+        vendors.load(of.deployment.vendor, ROOT),
+    )
+    lines += [f"open {k}: {w}" for k, w in problems(of.deployment, of.hosts, engine, vendor)]
+    for rank, spec in enumerate(specs(of)):
+        lines += [f"rank {rank} env {name}={value}" for name, value in sorted(spec.env.items())]
+        lines += [f"rank {rank} argv {word!r}" for word in spec.argv if rank in (0, 1)]
+    return "\n".join(lines).replace(f"{ROOT}/", "") + "\n"
+
+
+def _sources(layer: Any) -> list[Any]:
+    from flagdeploy.config.layers import Merged
+
+    merged = Merged()
+    merged.add(layer)
+    return [(path, sources[-1]) for path, sources in merged.history.items()]
+
+
+@pytest.mark.parametrize("case", sorted(path.name for path in CASES.iterdir()))
+def test_an_import_has_the_recorded_outcome(case: str) -> None:
+    assert outcome(CASES / case) == (CASES / case / "outcome.txt").read_text()
+
+
+@pytest.mark.parametrize("case", sorted(path.name for path in CASES.iterdir()))
+def test_nothing_depends_on_the_current_folder(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = imported(CASES / case)
+    monkeypatch.chdir(tmp_path)
+    assert imported(CASES / case) == before
+
+
+def write(folder: Path, experiment: dict[str, Any], item: dict[str, Any], hosts: str = "") -> Path:
+    """A pair with a task `serve` and one engine item."""
+    pair = {
+        "defaults": ["_self_", {"serve": "task"}],
+        "experiment": {"exp_name": "made", "task": {"type": "serve"}, **experiment},
+    }
+    (folder / "conf" / "serve").mkdir(parents=True, exist_ok=True)
+    (folder / "conf" / "serve.yaml").write_text(exporting.dumped(pair))
+    task = [{"serve_id": "vllm_model", "engine": "vllm", **item}]
+    (folder / "conf" / "serve" / "task.yaml").write_text(exporting.dumped(task))
+    if hosts:
+        (folder / "conf" / "hosts.txt").write_text(hosts)
+    return folder
+
+
+MODEL = {"engine_args": {"model": "/m"}}
+
+
+@pytest.mark.parametrize(
+    ("experiment", "item", "message"),
+    [
+        ({}, {"engine": "vlm"}, "conf/serve/task.yaml:2: serve.0.engine: `vlm`: flagdeploy has no "
+         "such engine; did you mean `vllm`?"),
+        ({"task": {"type": "train"}}, {}, "conf/serve.yaml:7: experiment.task.type: only `serve` "
+         "can be imported"),
+        ({"runner": {"hostfile": "no.txt"}}, {}, "conf/serve.yaml:9: experiment.runner.hostfile: "
+         "`no.txt`: not found beside the file or in a folder above it: give --hosts FILE"),
+        ({"runner": {"device_type": "npx"}}, {}, "conf/serve.yaml:9: experiment.runner.device_type:"
+         " unknown device type `npx`: gpu, cpu, mlu, tt are known; choose with vendor=NAME"),
+        ({"envs": {"A_TOKEN": "hf_1"}}, {}, "conf/serve.yaml:9: experiment.envs.A_TOKEN: looks like"
+         " a secret written out: write ${oc.env:NAME}"),
+        ({"envs": {"X": "${experiment.nope}"}}, {}, "conf/serve.yaml:9: experiment.envs.X: "
+         "`${experiment.nope}`: only ${key.of.the.tree} and ${oc.env:NAME,default} are read"),
+        ({"exp_dir": "${experiment.exp_dir}/x"}, {}, "conf/serve.yaml:8: experiment.exp_dir: "
+         "`${experiment.exp_dir}/x` leads back to itself"),
+        ({}, {"engine_args": {"model": "/m", "port": "http"}}, "conf/serve/task.yaml:5: "
+         "serve.0.engine_args.port: `http`: a whole number is expected"),
+        ({}, {"engine_args": {"model": "m"}}, "conf/serve/task.yaml:4: serve.0.engine_args.model: "
+         "`m`: name an absolute path, or ORGANISATION/MODEL of the hub"),
+        ({}, {"engine_args": {"model": "${oc.env:NOT_SET}"}}, "conf/serve/task.yaml:4: "
+         "serve.0.engine_args.model: the environment variable NOT_SET is not set"),
+        ({"runner": {"deploy": {"prefill_decode_disaggregation": True}}}, {}, "conf/serve.yaml:10: "
+         "experiment.runner.deploy.prefill_decode_disaggregation: prefill and decode on separate "
+         "instances are not supported"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_imported_is_said_with_its_line(
+    experiment: dict[str, Any], item: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    folder = write(tmp_path, experiment, {**MODEL, **item})
+    with pytest.raises(ConfigError) as raised:
+        imported(folder, environ={})
+    assert str(raised.value).replace(f"{tmp_path}/", "") == message
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(FlagdeployError) as raised:
+        imported(folder, environ={})
+    return str(raised.value).replace(f"{folder}/", "").replace(str(folder), "FOLDER")
+
+
+def test_what_is_no_pair_is_said(tmp_path: Path) -> None:
+    assert refused(tmp_path) == "FOLDER holds no FlagScale configuration"
+    with pytest.raises(FlagdeployError, match=r"nowhere: no such file or folder"):
+        locate(tmp_path / "nowhere")
+    (tmp_path / "serve_a.yaml").write_text("")
+    (tmp_path / "serve_b.yaml").write_text("")
+    assert refused(tmp_path) == "FOLDER holds several configurations"
+    write(tmp_path, {}, MODEL)
+    file = tmp_path / "conf" / "serve" / "task.yaml"
+    file.write_text("- serve_id: vllm_model\n  engine: vllm\n  engine_args: {model: [}\n")
+    line = "conf/serve/task.yaml:3: not YAML: did not find expected node content"
+    assert refused(tmp_path) == line
+    file.write_text("- !!python/object/apply:os.system ['false']\n")
+    assert "conf/serve/task.yaml:1: 0: " not in refused(tmp_path)
+    file.unlink()
+    found = refused(tmp_path)
+    assert found == "conf/serve.yaml:1: defaults.serve: no such file: conf/serve/task.yaml"
+
+
+AWKWARD = "a b 'c' \"d\" $PATH ${HOME} `x` \\ ü \n#e"
+
+
+def test_values_arrive_byte_for_byte(tmp_path: Path) -> None:
+    """FlagScale puts them unquoted into lines of a shell."""
+    text = AWKWARD.replace("${", "\\${")  # Hydra's own way to write ${
+    args = {"model": "/m", "chat_template": text}
+    folder = write(tmp_path, {"envs": {"X": text}}, {"engine_args": args})
+    [spec] = specs(loaded(folder))
+    assert spec.env["X"] == AWKWARD
+    assert spec.argv[spec.argv.index("--chat-template") + 1] == AWKWARD
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_false_and_mappings_reach_the_engine(engine: str, tmp_path: Path) -> None:
+    args = {"model": "/m", "enable_thing": False, "deep": {"a": {"b": 2}}, "many": [1, 2]}
+    args |= {"enable_chunked_prefill": False}
+    folder = write(tmp_path, {}, {"engine": engine, "engine_args": args})
+    argv = list(specs(loaded(folder))[0].argv)
+    assert argv[argv.index("--deep") + 1] == '{"a":{"b":2}}'
+    assert argv[argv.index("--many") + 1 :][:2] == ["1", "2"]
+    assert "--enable-thing" not in argv
+    assert ("--no-enable-thing" in argv) == (engine == "vllm")
+    if engine == "vllm":
+        assert "--no-enable-chunked-prefill" in argv
+    else:
+        assert argv[argv.index("--chunked-prefill-size") + 1] == "-1"
+    noted = {note.key for note in imported(folder).notes}
+    assert {"serve.0.engine_args.enable_thing", "serve.0.engine_args.deep"} <= noted
+
+
+def test_each_engine_has_flagscales_order_of_precedence(tmp_path: Path) -> None:
+    both = {
+        "engine_args": {"model": "/m", "max_num_seqs": 4},
+        "engine_args_specific": {
+            "vllm": {"max_num_seqs": 8},
+            "sglang": {"max-running-requests": 8},
+        },
+    }
+    for engine, wins, place in (("vllm", 4, "8"), ("sglang", 8, "5")):
+        folder = write(tmp_path, {}, {"engine": engine, **both})
+        found = loaded(folder)
+        assert found.deployment.limits.max_num_seqs == wins
+        assert any("as in FlagScale" in note.what and place in note.what
+                   for note in imported(folder).notes)  # fmt: skip
+
+
+def test_the_prelude_runs_before_the_engine_without_quoting(tmp_path: Path) -> None:
+    text = 'source /x/it\'s && export A="$PATH:1"'
+    [spec] = specs(loaded(write(tmp_path, {"cmds": {"before_start": text}}, MODEL)))
+    assert spec.argv[:5] == ("bash", "-c", 'eval "$0" && exec "$@"', text, "vllm")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('export A=1 && export B="2 3" # x', {"A": "1", "B": "2 3"}),
+        ("export A=1\nexport B=c:d,e", {"A": "1", "B": "c:d,e"}),
+        ("", {}),
+        ("A=1", None),
+        ("export A=$HOME", None),
+        ("export A=1; reboot", None),
+        ("export A=1 || true", None),
+        ("export A='", None),
+        ("export A=x#y", None),
+        ("export A=1\nB=2", None),
+    ],
+)
+def test_only_plain_exports_are_variables(text: str, found: dict[str, str] | None) -> None:
+    assert prelude.variables(text) == found
+
+
+def test_a_device_type_of_its_own_keeps_its_quoting(tmp_path: Path) -> None:
+    runner = {"runner": {"hostfile": "hosts.txt", "docker": "c"}}
+    args = {"engine_args": {"model": "/m", "tensor_parallel_size": 16}}
+    folder = write(
+        tmp_path, runner, args, "192.0.2.1 slots=8 type=mlu\n192.0.2.2 slots=8 type=mlu\n"
+    )
+    ranks = specs(loaded(folder, "engine_version='0.8.5'", "container.image=i"))
+    assert [spec.argv.count('--resources={"MLU":8}') for spec in ranks] == [1, 1]
+
+
+SHIPPED = [
+    (name, path.stem)
+    for name in workspace.deployments(ROOT)
+    for path in sorted((ROOT / "examples" / name / "serve").glob("*.yaml"))
+]
+
+
+@pytest.mark.parametrize(("name", "variant"), SHIPPED)
+def test_an_export_can_be_imported(name: str, variant: str, tmp_path: Path) -> None:
+    ours = load(name, variant, ["endpoint.port=9431", "speculative.method=none"], root=ROOT)
+    try:
+        exported = exporting.export(ours)
+    except ConfigError as error:
+        assert ours.deployment.engine in str(error)
+        assert ours.deployment.engine not in ("vllm", "sglang")
+        return
+    for file, text in exported.files.items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(text)
+    back = loaded(tmp_path, f"engine_version='{ours.deployment.engine_version}'")
+    assert [words(spec) for spec in specs(back)] == [words(spec) for spec in specs(ours)]
+
+
+def words(spec: Any) -> list[str]:
+    """Engines take ``--a_b`` for ``--a-b``; FlagScale only knows the former."""
+    return [w.replace("_", "-") if w.startswith("--") else w for w in spec.argv]
+
+
+NAMES = st.from_regex(r"[a-z][a-z0-9]{0,6}(_[a-z]{1,5})?", fullmatch=True).map("x_{}".format)
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=12).map(
+    lambda text: text.replace("${", "$ {").replace("\\", "/")
+)
+PLAIN = st.one_of(st.booleans(), st.integers(0, 99), st.floats(0, 1), TEXT.filter(bool))
+ARGS = st.dictionaries(
+    NAMES, st.one_of(PLAIN, st.none(), st.lists(st.integers(), min_size=1),
+                     st.dictionaries(NAMES, PLAIN, min_size=1)), max_size=4
+)  # fmt: skip
+KNOWN = st.fixed_dictionaries(
+    {"model": st.sampled_from(["/m", "org/name"])},
+    optional={
+        "tensor_parallel_size": st.integers(1, 8),
+        "max_model_len": st.sampled_from([4096, "4k", "4K"]),
+        "gpu_memory_utilization": st.floats(0.1, 1),
+        "enforce_eager": st.booleans(),
+        "enable_prefix_caching": st.booleans(),
+        "enable_chunked_prefill": st.booleans(),
+        "kv_cache_dtype": st.sampled_from(["auto", "fp8", "bfloat16"]),
+        "trust_remote_code": st.booleans(),
+        "served_model_name": TEXT.filter(str.strip),
+        "port": st.integers(1, 65535),
+    },
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    engine=st.sampled_from(["vllm", "sglang"]),
+    args=st.tuples(ARGS, KNOWN).map(lambda pair: {**pair[0], **pair[1]}),
+    specific=ARGS,
+    envs=st.dictionaries(NAMES, PLAIN, max_size=3),
+    before=st.sampled_from(["", "export A=1", "source /a && export USE_FLAGGEMS=1", "x $PATH ü"]),
+    remote=st.booleans(),
+)
+def test_import_export_import_is_stable(
+    tmp_path_factory: pytest.TempPathFactory,
+    engine: str,
+    args: dict[str, Any],
+    specific: dict[str, Any],
+    envs: dict[str, Any],
+    before: str,
+    remote: bool,
+) -> None:
+    runner = {"hostfile": "hosts.txt", "ssh_port": 2222} if remote else {}
+    experiment = {"runner": runner, "envs": envs, "cmds": {"before_start": before}}
+    item = {"engine": engine, "engine_args": args, "engine_args_specific": {engine: specific}}
+    folder = tmp_path_factory.mktemp("pair")
+    first = loaded(write(folder, experiment, item, "192.0.2.1 slots=8 type=gpu\n"))
+    again = tmp_path_factory.mktemp("again")
+    for file, text in exporting.export(first).files.items():
+        (again / file).parent.mkdir(parents=True, exist_ok=True)
+        (again / file).write_text(text)
+    second = loaded(again)
+    assert replace(second.deployment, hostfile=None) == replace(first.deployment, hostfile=None)
+    assert second.hosts == first.hosts
+    assert yaml.safe_load((again / "conf/serve/task.yaml").read_text())[0]["engine"] == engine
+
+
+JUNK = st.sampled_from([None, 3, -1, 0.5, True, "", "x y", "${a}", [], [1], [[{}]], {}, {"a": {}}])
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), junk=JUNK, case=st.sampled_from(["two_hosts", "mlu_hosts", "here"]))
+def test_any_value_in_any_place_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, junk: Any, case: str
+) -> None:
+    folder = tmp_path_factory.mktemp("pair") / "examples" / case
+    shutil.copytree(CASES / case, folder)
+    name = data.draw(st.sampled_from(sorted(folder.rglob("*.yaml"))))
+    tree = yaml.safe_load(name.read_text())
+    places = list(_places(tree))
+    parent, key = data.draw(st.sampled_from(places))
+    parent[key] = junk
+    name.write_text(exporting.dumped(tree))
+    with contextlib.suppress(FlagdeployError):
+        loaded(folder)
+
+
+def _places(tree: Any) -> Any:
+    for key, value in list(tree.items() if isinstance(tree, dict) else enumerate(tree)):
+        yield tree, key
+        if isinstance(value, dict | list):
+            yield from _places(value)
+
+
+@settings(max_examples=40, deadline=None)
+@given(key=NAMES, place=st.sampled_from(["top", "experiment", "runner", "task", "item", "deploy"]))
+def test_a_key_that_nobody_reads_is_named(
+    tmp_path_factory: pytest.TempPathFactory, key: str, place: str
+) -> None:
+    folder = tmp_path_factory.mktemp("pair")
+    odd: dict[str, Any] = {key: {"deep": [1]}}
+    places: dict[str, dict[str, Any]] = {
+        "experiment": odd,
+        "runner": {"runner": odd},
+        "deploy": {"runner": {"deploy": odd}},
+        "task": {"task": {"type": "serve", **odd}},
+    }
+    write(folder, places.get(place, {}), {**MODEL, **(odd if place == "item" else {})})
+    if place == "top":
+        file = folder / "conf" / "serve.yaml"
+        file.write_text(file.read_text() + exporting.dumped(odd))
+    assert any(key in note.key.split(".") for note in imported(folder).notes)
+
+
+def test_a_secret_is_never_in_what_is_written(tmp_path: Path) -> None:
+    assert "HF_TOKEN" not in os.environ or os.environ["HF_TOKEN"] != ENVIRON["HF_TOKEN"]
+    found = loaded(CASES / "two_hosts")
+    assert str(found.deployment.container.env["HF_TOKEN"]) == "***"
+    assert ENVIRON["HF_TOKEN"] not in str(exporting.export(found).files)
+    assert "${oc.env:HF_TOKEN}" in str(exporting.export(found).files)
