@@ -60,10 +60,15 @@ def crash(status: int, stderr: Sequence[str], stage: str) -> Outcome:
     lines = [line.strip() for line in stderr]
     asserts = [line for line in lines if _ASSERT.match(line)]
     errors = [line for line in lines if _ERROR.match(line)]
-    frames = [line for line in lines if _FRAME.match(line)] if status < 0 else []
-    said = errors[-1:] + asserts[:1] + frames[:1] or lines[-1:]
+    said = errors[-1:] + asserts[:1] + _frames(lines)[:1] or lines[-1:]
     what = "; ".join(dict.fromkeys([f"{how} in {stage}", *said]))
     return Outcome("crashed", what[:_LONGEST], {"exit": status})
+
+
+def _frames(lines: Sequence[str]) -> list[str]:
+    """The stack of the thread that a signal ended; other threads' stacks stand before it."""
+    current = [index for index, line in enumerate(lines) if line.startswith("Current thread")]
+    return [line for line in lines[current[-1] :] if _FRAME.match(line)] if current else []
 
 
 def _signal(number: int) -> str:

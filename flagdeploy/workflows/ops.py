@@ -178,9 +178,7 @@ def _bisect(
         report(Event("trial", f"{names}: {outcome.kind}, {outcome.evidence}"))
 
     trials.done = done
-    found = search(
-        groups, lambda sets: [one.passed for one in trials.outcomes(sets)], width=jobs
-    )
+    found = search(groups, lambda sets: [one.passed for one in trials.outcomes(sets)], width=jobs)
     left_out = sorted(library.keys() - found.passing)
     final = trials.excluding(left_out)
     result = Bisection(

@@ -1,10 +1,9 @@
-"""``python -m soak.operators_gpu_model DIR``: the tiny random DeepSeek-V3, without its NaN token."""
+"""``python -m soak.operators_gpu_model DIR``: the tiny DeepSeek-V3 without its NaN token."""
 
 import sys
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
-
 from server.tiny_checkpoint import POISON, SPECIALS, write_tiny_checkpoint
 
 
