@@ -8,8 +8,9 @@ SIGUSR1 prints the stacks of all threads.
 A request holds: ``model`` (directory), ``device``, ``dtype``, ``library`` (a module with FlagGems'
 ``enable`` and ``only_enable``), ``include`` or ``exclude`` (names of functions) or neither for
 native kernels, ``sequences`` (lists of token ids, or ``random``: [count, length]), ``reference``
-(``.npy`` of the native logits [T, V] float32; written by a native trial that finds none), ``chunk``
-(tokens per forward pass), ``list`` (name all the library's operators instead of running).
+(``.npy`` of the native logits [T, V] float32; written by a native trial that finds none), ``list``
+(name all the library's operators instead of running). A native trial also says which aten operators
+the model calls, and how far it is from itself when prompts are cut into other chunks.
 """
 
 import contextlib
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 PASSES = 3  # the first compiles; the fastest of the others is the time
 STEPS = 4  # tokens at the end of each sequence that run one by one, as in decoding
+CHUNK, FLOOR_CHUNK = 512, 16  # prompt tokens per forward pass
 SHOWN = 10  # places of NaN that a verdict lists
 
 
@@ -107,9 +109,7 @@ def _run(request: dict[str, Any], out: Path, beat: Beat) -> dict[str, Any]:
         )
     )
     sequences = _sequences(request["sequences"], loaded)
-    chunk = request.get("chunk") or 512
     native = request.get("include") is None and request.get("exclude") is None
-    called = _called(loaded, sequences, chunk) if request.get("profile") else []
     log = out.with_suffix(".ops")
     if not native:
         beat.at("enable")
@@ -118,17 +118,21 @@ def _run(request: dict[str, Any], out: Path, beat: Beat) -> dict[str, Any]:
     for number in range(PASSES):
         beat.at(f"pass {number + 1} of {PASSES}")
         started = time.perf_counter()
-        logits = _forward(loaded, sequences, chunk, beat)
+        logits = _forward(loaded, sequences, CHUNK, beat)
         seconds.append(time.perf_counter() - started)
     assert logits is not None
     beat.at("compare")
-    return {
-        **_against(logits, Path(request["reference"]), native=native),
+    reference = Path(request["reference"])
+    verdict = {
+        **_against(logits, reference, native=native),
         "first_s": seconds[0],
         "seconds": min(seconds[1:]),
-        "called": called,
         "recorded": recorded(log),
     }
+    if native:
+        floor = _against(_forward(loaded, sequences, FLOOR_CHUNK, beat), reference, native=True)
+        verdict |= {"floor_kl": floor.get("kl"), "called": _called(loaded, sequences)}
+    return verdict
 
 
 def _sequences(asked: Any, loaded: "LoadedModel") -> list[tuple[int, ...]]:
@@ -162,12 +166,12 @@ def recorded(log: Path) -> list[str]:
     return sorted({name.rpartition(".")[2] for name in names if name})
 
 
-def _called(loaded: "LoadedModel", sequences: list[tuple[int, ...]], chunk: int) -> list[str]:
+def _called(loaded: "LoadedModel", sequences: list[tuple[int, ...]]) -> list[str]:
     """Names, without overloads, of the aten operators that one native pass dispatches."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU]) as seen:
-        _forward(loaded, sequences[:1], chunk, None)
+        _forward(loaded, sequences[:1], CHUNK, None)
     keys = {event.key for event in seen.key_averages()}
     return sorted(key.removeprefix("aten::") for key in keys if key.startswith("aten::"))
 

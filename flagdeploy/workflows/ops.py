@@ -160,10 +160,10 @@ def _bisect(
     report: Report,
 ) -> Bisection:
     report(Event("native", "running without the library"))
-    native = trials.native("native", profile=True)
+    native = trials.native("native")
     if native["not_finite"]:
         raise EngineError("the native run itself has NaN", "operators cannot be judged by it")
-    floor = trials.native("floor", chunk=16)["kl"]
+    floor = native["floor_kl"]
     trials.native_s = native["seconds"]
     kl = max(LEAST_KL, FLOOR_TIMES * floor) if max_kl is None else max_kl
     trials.bounds = Bounds(kl, max_slowdown)
@@ -191,11 +191,11 @@ def _bisect(
         bounds=trials.bounds,
         floor=floor,
         native_s=trials.native_s,
-        trials=len(seen) + 4,
+        trials=len(seen) + 3,
         most_trials=most_trials(
             len(used) + len(others), sum(len(one.operators) > 1 for one in found.culprits)
         )
-        + 4,
+        + 3,
     )
     _write(result, left_out)
     return result
