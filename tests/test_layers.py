@@ -10,7 +10,7 @@ LAYERS = [
     "cli",
     "workflows",
     "plans",
-    "vendors engines launchers patching checkpoint evals server",
+    "vendors engines launchers patching checkpoint evals server operators",
     "formats",
     "records",
     "config",

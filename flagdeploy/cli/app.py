@@ -18,6 +18,7 @@ from flagdeploy.cli import (
     eval,
     hosts,
     logs,
+    ops,
     patch,
     pull,
     report,
@@ -114,6 +115,7 @@ for command in (
 app.add_typer(baseline.app, name="baseline")
 app.add_typer(config.app, name="config")
 app.add_typer(hosts.app, name="hosts")
+app.add_typer(ops.app, name="ops")
 app.add_typer(patch.app, name="patch")
 
 

@@ -1,0 +1,1 @@
+"""Operator libraries: which of their operators a model can live with."""

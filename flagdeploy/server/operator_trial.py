@@ -1,0 +1,244 @@
+"""``python -m flagdeploy.server.operator_trial REQUEST VERDICT``: one trial of an operator library.
+
+Loads a model, switches operators on, runs token sequences through it with teacher forcing, and
+writes what came out as JSON. Nothing is caught: an operator that fails ends the process, and the
+traceback on stderr is the evidence. ``VERDICT.beat`` says every second where the process is, and
+SIGUSR1 prints the stacks of all threads.
+
+A request holds: ``model`` (directory), ``device``, ``dtype``, ``library`` (a module with FlagGems'
+``enable`` and ``only_enable``), ``include`` or ``exclude`` (names of functions) or neither for
+native kernels, ``sequences`` (lists of token ids, or ``random``: [count, length]), ``reference``
+(``.npy`` of the native logits [T, V] float32; written by a native trial that finds none), ``list``
+(name all the library's operators instead of running). A native trial also says which aten operators
+the model calls, and how far it is from itself when prompts are cut into other chunks.
+"""
+
+import contextlib
+import faulthandler
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from flagdeploy.server.model import LoadedModel
+
+    Logits = NDArray[np.float32]
+
+PASSES = 3  # the first compiles; the fastest of the others is the time
+STEPS = 4  # tokens at the end of each sequence that run one by one, as in decoding
+CHUNK, FLOOR_CHUNK = 512, 16  # prompt tokens per forward pass
+SHOWN = 10  # places of NaN that a verdict lists
+
+
+class Beat:
+    """Writes stage, compiled kernels and CPU seconds (with children) every second."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock = path, threading.Lock()
+        cache = os.environ.get("TRITON_CACHE_DIR")
+        self._cache = Path(cache) if cache else None
+        self.at("import")
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def at(self, stage: str) -> None:
+        self.stage = stage
+        self._write()
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(1)
+            self._write()
+
+    def _write(self) -> None:
+        with self._lock:
+            part = self._path.with_suffix(".part")
+            part.write_text(json.dumps(self._now()))
+            part.replace(self._path)
+
+    def _now(self) -> dict[str, Any]:
+        compiled = 0
+        if self._cache is not None:
+            with contextlib.suppress(FileNotFoundError):
+                compiled = sum(1 for _ in os.scandir(self._cache))
+        return {"stage": self.stage, "compiled": compiled, "cpu_s": round(sum(os.times()[:4]), 1)}
+
+
+def main(request_path: str, verdict_path: str) -> None:
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1)
+    request = json.loads(Path(request_path).read_text())
+    out = Path(verdict_path)
+    beat = Beat(out.with_suffix(".beat"))
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported
+    listed = request.get("list")
+    verdict = _operators(request["library"]) if listed else _run(request, out, beat)
+    part = out.with_suffix(".part.json")
+    part.write_text(json.dumps(verdict))
+    part.replace(out)
+
+
+def _operators(module: str) -> dict[str, Any]:
+    """Names of all functions of the library, and of the aten operators each replaces."""
+    library = importlib.import_module(module)
+    library.enable(unused=[])
+    names: dict[str, list[str]] = {}
+    for name, key in zip(library.all_registered_ops(), library.all_registered_keys(), strict=True):
+        names.setdefault(name, []).append(key)
+    return {"operators": names, "version": getattr(library, "__version__", "")}
+
+
+def _run(request: dict[str, Any], out: Path, beat: Beat) -> dict[str, Any]:
+    import torch
+
+    from flagdeploy.server.model import LoadOptions, load
+
+    torch.set_num_threads(request.get("threads") or 1)
+    beat.at("load")
+    loaded = load(
+        LoadOptions(
+            directory=Path(request["model"]), device=request["device"], dtype=request["dtype"]
+        )
+    )
+    sequences = _sequences(request["sequences"], loaded)
+    native = request.get("include") is None and request.get("exclude") is None
+    log = out.with_suffix(".ops")
+    if not native:
+        beat.at("enable")
+        _enable(request, log)
+    seconds, logits = [], None
+    for number in range(PASSES):
+        beat.at(f"pass {number + 1} of {PASSES}")
+        started = time.perf_counter()
+        logits = _forward(loaded, sequences, CHUNK, beat)
+        seconds.append(time.perf_counter() - started)
+    assert logits is not None
+    beat.at("compare")
+    reference = Path(request["reference"])
+    verdict = {
+        **_against(logits, reference, native=native),
+        "first_s": seconds[0],
+        "seconds": min(seconds[1:]),
+        "recorded": recorded(log),
+    }
+    if native:
+        floor = _against(_forward(loaded, sequences, FLOOR_CHUNK, beat), reference, native=True)
+        verdict |= {"floor_kl": floor.get("kl"), "called": _called(loaded, sequences)}
+    return verdict
+
+
+def _sequences(asked: Any, loaded: "LoadedModel") -> list[tuple[int, ...]]:
+    if isinstance(asked, list):
+        return [tuple(ids) for ids in asked]
+    import random
+
+    count, length = asked["random"]
+    draw = random.Random(0)
+    vocabulary = loaded.model.config.vocab_size
+    return [tuple(draw.randrange(vocabulary) for _ in range(length)) for _ in range(count)]
+
+
+def _enable(request: dict[str, Any], log: Path) -> None:
+    library = importlib.import_module(request["library"])
+    # once: the autotuner's own calls would fill the log
+    record = {"record": True, "once": True, "path": str(log)}
+    if request.get("include") is not None:
+        library.only_enable(include=request["include"], **record)
+    else:
+        library.enable(unused=request["exclude"], **record)
+
+
+def recorded(log: Path) -> list[str]:
+    """Functions of the library that were called, from lines ``[DEBUG] flag_gems.ops.add.add: ...``;
+    empty without a log."""
+    if not log.is_file():
+        return []
+    lines = (line.partition("] ") for line in log.read_text(errors="replace").splitlines())
+    names = (rest.partition(":")[0] for level, _, rest in lines if level == "[DEBUG")
+    return sorted({name.rpartition(".")[2] for name in names if name})
+
+
+def _called(loaded: "LoadedModel", sequences: list[tuple[int, ...]]) -> list[str]:
+    """Names, without overloads, of the aten operators that one native pass dispatches."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        _forward(loaded, sequences[:1], CHUNK, None)
+    keys = {event.key for event in seen.key_averages()}
+    return sorted(key.removeprefix("aten::") for key in keys if key.startswith("aten::"))
+
+
+def _forward(
+    loaded: "LoadedModel", sequences: list[tuple[int, ...]], chunk: int, beat: Beat | None
+) -> "Logits":
+    """Logits [T, V] float32 of all tokens: prompts in chunks, the last tokens one by one alone,
+    and the very last of all sequences in one batch, as a server runs them."""
+    import numpy as np
+    import torch
+    from transformers import DynamicCache
+
+    from flagdeploy.server.forward import Forward
+
+    forward, pieces = Forward(loaded, len(sequences)), []
+    with torch.inference_mode():
+        for row, ids in enumerate(sequences):
+            if beat is not None:
+                beat.at(f"{beat.stage.partition(',')[0]}, sequence {row + 1}")
+            cache, start = DynamicCache(), 0
+            whole = len(ids) - 1
+            while start < whole:
+                end = start + 1 if start >= whole - STEPS else min(start + chunk, whole - STEPS)
+                logits, count = forward.prefill(cache, ids[:end], start, all_logits=True)
+                pieces.append(logits.cpu().numpy())
+                start += count
+            forward.cache.join(row, cache)
+        lengths = [len(ids) - 1 for ids in sequences]
+        last = forward.decode([ids[-1] for ids in sequences], lengths)
+        pieces.append(last.cpu().numpy())
+    return np.concatenate(pieces)
+
+
+def _against(logits: "Logits", reference: Path, *, native: bool) -> dict[str, Any]:
+    """How far logits [T, V] are from the native ones; computed by numpy, which nothing replaces."""
+    import numpy as np
+
+    if native and not reference.exists():
+        with reference.open("wb") as file:
+            np.save(file, logits)
+    wanted = np.load(reference)
+    bad = ~np.isfinite(logits).all(axis=-1)
+    figures: dict[str, Any] = {
+        "positions": len(logits),
+        "not_finite": int(bad.sum()),
+        "not_finite_at": [int(place) for place in np.flatnonzero(bad)[:SHOWN]],
+        "identical": bool(np.array_equal(logits, wanted)),
+    }
+    if bad.any():
+        return figures
+    p, q = (_log_softmax(one.astype(np.float64)) for one in (wanted, logits))
+    kl = (np.exp(p) * (p - q)).sum(axis=-1)
+    top1 = (wanted.argmax(axis=-1) == logits.argmax(axis=-1)).mean()
+    return figures | {
+        "kl": float(max(kl.mean(), 0.0)),
+        "kl_worst": float(kl.max()),
+        "top1": float(top1),
+    }
+
+
+def _log_softmax(logits: Any) -> Any:
+    import numpy as np
+
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
