@@ -185,7 +185,7 @@ FAULTS = [
     ),
     _fault(
         "think-tag-missing",
-        "the template ends without <think>",
+        "the template ends without `<think>`",
         text.template_edited("<think>\n", ""),
     ),
     _fault(
@@ -213,7 +213,7 @@ FAULTS = [
     ),
     _fault("stop-ignored", "stop strings ignored", requests.overridden(stop=())),
     _fault("eos-wrong", "EOS is the padding token: nothing ends", requests.ends_at(2)),
-    _fault("eos-think", "</think> ends the answer", requests.ends_at(1, 6)),
+    _fault("eos-think", "`</think>` ends the answer", requests.ends_at(1, 6)),
     _fault(
         "repetition-penalty",
         "repetition_penalty 1.1 that nobody asked for (Ollama's default)",

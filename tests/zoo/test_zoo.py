@@ -117,3 +117,16 @@ def test_a_table_of_two_machines(tmp_path: Path) -> None:
     )
     assert "| FAIL (GPU), PASS (CPU) | a\\|b | GPU, CPU | 2, 9 |" in text
     assert "| PASS | ok | CPU | 8 |" in text
+
+
+def test_the_table_of_the_readme_is_that_of_the_results_kept() -> None:
+    files = sorted((Path(__file__).parent / "results").glob("*.jsonl"))
+    printed = table.markdown(table.read(files)).replace("\n### ", "\n#### ")
+    assert printed in (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+
+
+def test_every_fault_was_caught_and_every_harmless_change_passed() -> None:
+    files = sorted((Path(__file__).parent / "results").glob("*.jsonl"))
+    seen = {r["row"]: r["verdict"] for r in table.read(files) if r["verdict"] != "SKIPPED"}
+    judged = {row.name: row.as_expected(seen[row.name]) for row in [*FAULTS, *HARMLESS]}
+    assert [name for name, as_expected in judged.items() if not as_expected] == []
