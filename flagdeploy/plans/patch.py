@@ -64,14 +64,12 @@ def require_revertible(worktree: str, found: Worktree) -> None:
 
 
 def patch_steps(
-    deployment: Deployment, hosts: Sequence[Host], facts: Facts, patch_set: PatchSet | None
+    deployment: Deployment, hosts: Sequence[Host], facts: Facts, patch_set: PatchSet
 ) -> list[Step]:
     """A step or a Skip for each host of a deployment that names a patch set.
 
     Raises HostError when something else lies where the worktree shall be.
     """
-    if patch_set is None:
-        return []
     wanted, steps = deployment.patch, list[Step]()
     for number, host in enumerate(hosts):
         if number and wanted.shared:

@@ -8,7 +8,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flagdeploy.config import endpoint, memory
 from flagdeploy.config.check import check
@@ -29,17 +29,18 @@ from flagdeploy.config.launch import (
     Spec,
     StageCommand,
 )
-from flagdeploy.config.patch_set import PatchSet
 from flagdeploy.config.plain import plain
 from flagdeploy.config.schema import Container, Deployment
 from flagdeploy.config.secret import Secret
 from flagdeploy.engines import Engine
 from flagdeploy.errors import HostError
 from flagdeploy.plans.container import container_of, mounts_of
-from flagdeploy.plans.patch import patch_steps
 from flagdeploy.plans.prepare import left_steps, prepare_steps
 from flagdeploy.plans.stages import convert_steps, until_stage
 from flagdeploy.plans.steps import Convert, Plan, Skip, Start, Step, WaitReady
+
+if TYPE_CHECKING:
+    from flagdeploy.config.patch_set import PatchSet
 from flagdeploy.plans.stop import stop_steps
 from flagdeploy.vendors import Plugin, Vendor
 
@@ -64,7 +65,7 @@ def plan_serve(
     run_id: str,
     python: str = "python",
     until: str | None = None,
-    patch_set: PatchSet | None = None,
+    patch_set: "PatchSet | None" = None,
 ) -> Plan:
     """The steps that lead from `facts` to a deployment that answers, or through stage `until`.
 
@@ -82,7 +83,7 @@ def plan_serve(
         _labelled(_spec(deployment, hosts, facts, engine, command, python), run_id, patch_set)
         for command in _with_plugin(commands, _plugin(deployment, vendor))
     ]
-    patches = patch_steps(deployment, hosts, facts, patch_set)
+    patches = _patches(deployment, hosts, facts, patch_set) if patch_set else []
     ready = _wait(deployment, hosts, engine)
     notes = tuple(_notes(deployment, hosts, engine, vendor))
     if _runs_already(facts, hosts, specs):
@@ -228,7 +229,15 @@ def _environment(deployment: Deployment, command: RankCommand) -> dict[str, EnvV
     return {**command.env, **deployment.container.env, **own}
 
 
-def _labelled(spec: Spec, run_id: str, patch_set: PatchSet | None) -> Spec:
+def _patches(
+    deployment: Deployment, hosts: Sequence[Host], facts: Facts, patch_set: "PatchSet"
+) -> list[Step]:
+    from flagdeploy.plans.patch import patch_steps  # few deployments have patches
+
+    return patch_steps(deployment, hosts, facts, patch_set)
+
+
+def _labelled(spec: Spec, run_id: str, patch_set: "PatchSet | None") -> Spec:
     """`spec` with the digest of all that matters, and the run, which does not."""
     if patch_set:
         spec = replace(spec, labels={**spec.labels, LABEL_PATCH: patch_set.digest})

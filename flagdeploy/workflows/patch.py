@@ -210,14 +210,11 @@ class _OnHost:
         return self.launcher.run(argv, TIMEOUT_S, stdin)
 
 
-def chosen(loaded: Loaded, root: Path) -> PatchSet | None:
-    """The patch set that a deployment names, its patches checked as far as it goes without git.
+def chosen(name: str, loaded: Loaded, root: Path) -> PatchSet:
+    """The patch set `name` of a deployment, its patches checked as far as it goes without git.
 
     Raises ConfigError when there is none of that name, PatchError when a patch is refused.
     """
-    name = loaded.deployment.patch.set
-    if not name:
-        return None
     try:
         found = patch_sets.find(name, root)
     except UsageError as error:

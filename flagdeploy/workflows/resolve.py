@@ -4,10 +4,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flagdeploy import engines, vendors
 from flagdeploy.config import workspace
-from flagdeploy.config.flagscale.importing import Imported
 from flagdeploy.config.launch import LABEL_DEPLOYMENT, LABEL_ENDPOINT, LABEL_MODEL, Running
 from flagdeploy.config.load import Loaded, load, load_imported
 from flagdeploy.config.secret import Secret
@@ -15,6 +15,10 @@ from flagdeploy.engines.base import Engine
 from flagdeploy.errors import ConfigError, Problem, UsageError
 from flagdeploy.plans.serve import problems
 from flagdeploy.vendors.base import Vendor
+
+if TYPE_CHECKING:
+    from flagdeploy.config.flagscale.importing import Imported
+    from flagdeploy.config.patch_set import PatchSet
 
 
 def deployment(
@@ -25,7 +29,7 @@ def deployment(
     hosts: str | None = None,
     launcher: str | None = None,
     root: Path,
-    imported: Imported | None = None,
+    imported: "Imported | None" = None,
 ) -> tuple[Loaded, Engine, Vendor]:
     """A configuration in which every rule holds: of `imported` if given, else of `name`.
 
@@ -43,6 +47,16 @@ def deployment(
     if found:
         raise ConfigError([Problem(loaded.where(key), key, what) for key, what in found])
     return loaded, engine, vendor
+
+
+def patch_set(loaded: Loaded, root: Path) -> "PatchSet | None":
+    """The patch set that a deployment names, if any; raises what `workflows.patch.chosen` does."""
+    name = loaded.deployment.patch.set
+    if not name:
+        return None
+    from flagdeploy.workflows import patch  # few deployments have patches
+
+    return patch.chosen(name, loaded, root)
 
 
 def _named(name: str | None, root: Path) -> str:

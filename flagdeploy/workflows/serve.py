@@ -4,11 +4,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flagdeploy.config import endpoint
 from flagdeploy.config import workspace as workspaces
-from flagdeploy.config.flagscale.importing import Imported
 from flagdeploy.config.load import Loaded
 from flagdeploy.config.plain import plain
 from flagdeploy.config.secret import Secret
@@ -20,9 +19,12 @@ from flagdeploy.records.events import Report, silent
 from flagdeploy.records.lock import deployment_lock
 from flagdeploy.records.run import Run
 from flagdeploy.vendors.base import Vendor
-from flagdeploy.workflows import patch, places, resolve
+from flagdeploy.workflows import places, resolve
 from flagdeploy.workflows.execute import Outcome, execute
 from flagdeploy.workflows.probe import probe
+
+if TYPE_CHECKING:
+    from flagdeploy.config.flagscale.importing import Imported
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def serve(
     hosts: str | None = None,
     launcher: str | None = None,
     workspace: str | None = None,
-    imported: Imported | None = None,
+    imported: "Imported | None" = None,
     report: Report = silent,
 ) -> Served:
     """Bring deployment `name` up on its hosts and wait until it generates a token.
@@ -99,7 +101,7 @@ def prepare(
     hosts: str | None = None,
     launcher: str | None = None,
     workspace: str | None = None,
-    imported: Imported | None = None,
+    imported: "Imported | None" = None,
     report: Report = silent,
 ) -> Prepared:
     """Carry out the stages of deployment `name` up to `until` (``checkpoint``, ``weight_cache``).
@@ -131,7 +133,7 @@ def _carry_out(
 ) -> _Done:
     loaded, engine, vendor = resolved
     deployment, state = loaded.deployment, workspaces.state_folder(root)
-    chosen = patch.chosen(loaded, root)
+    chosen = resolve.patch_set(loaded, root)
     with (
         deployment_lock(state, deployment.name),
         places.open_places([places.of(loaded)], root) as launchers,
