@@ -1,4 +1,4 @@
-"""The command line: registers the commands and turns errors into exit codes, nothing else."""
+"""The command line: the commands, and errors turned into exit codes, nothing else."""
 
 import errno
 import signal
@@ -9,24 +9,7 @@ import typer
 import typer.core
 
 from flagdeploy import __version__
-from flagdeploy.cli import (
-    baseline,
-    calibrate,
-    compare,
-    config,
-    dequant,
-    eval,
-    hosts,
-    logs,
-    ops,
-    patch,
-    pull,
-    report,
-    serve,
-    status,
-    stop,
-    verify,
-)
+from flagdeploy.cli.commands import COMMANDS, Commands
 from flagdeploy.cli.output import out
 from flagdeploy.errors import FlagdeployError
 
@@ -36,6 +19,14 @@ INTERRUPTED = 130
 class Group(typer.core.TyperGroup):
     """The error boundary: every FlagdeployError, and every file that cannot be read or written,
     becomes two lines on stderr and its exit code."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = Commands()  # type: ignore[assignment]
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -95,28 +86,6 @@ def _root(
     Exit codes: 0 done or PASS, 1 failed or FAIL, 2 usage or configuration, 3 INCONCLUSIVE,
     130 interrupted. Results go to stdout, everything else to stderr.
     """
-
-
-for command in (
-    pull.pull,
-    dequant.dequant,
-    calibrate.calibrate,
-    verify.verify,
-    serve.serve,
-    serve.plan,
-    status.status,
-    logs.logs,
-    stop.stop,
-    compare.compare,
-    eval.eval_,
-    report.report,
-):
-    app.command(command.__name__.rstrip("_"))(command)
-app.add_typer(baseline.app, name="baseline")
-app.add_typer(config.app, name="config")
-app.add_typer(hosts.app, name="hosts")
-app.add_typer(ops.app, name="ops")
-app.add_typer(patch.app, name="patch")
 
 
 def main() -> None:
