@@ -47,7 +47,16 @@ def eval_(
     grader: Annotated[
         str, typer.Option(metavar="both|mlperf|lenient", help="Whose scores are printed.")
     ] = "both",
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 16,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight, at most.")] = 16,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            metavar="PER_SECOND",
+            min=0.001,
+            help="Send at random moments (Poisson), for accuracy under load. Default: one when "
+            "another has ended.",
+        ),
+    ] = None,
     code_image: Annotated[
         str | None,
         typer.Option(
@@ -85,6 +94,7 @@ def eval_(
       flagdeploy eval --dataset gsm8k,math500                the deployment that runs
       flagdeploy eval http://host:8000 --dataset aime25      any OpenAI-compatible endpoint
       flagdeploy eval deepseek_r1 --dataset mmlu --temperature 0.6 --top-p 0.95
+      flagdeploy eval --dataset gsm8k --rate 8 --concurrency 256        under load
       flagdeploy eval --dataset gsm8k --limit 100 --record runs/mine    again: goes on
       flagdeploy eval --dataset livecodebench --code-image python:3.12-slim --hosts hosts.txt
     """
@@ -110,7 +120,7 @@ def eval_(
             options.split(dataset),
             benchmarks=benchmarks,
             data=data,
-            asking=Asking(repeats, temperature, top_p, max_tokens, seed, limit),
+            asking=Asking(repeats, temperature, top_p, max_tokens, seed, limit, rate),
             concurrency=concurrency,
             code_image=code_image,
             hosts=hosts,

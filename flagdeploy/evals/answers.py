@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from flagdeploy.errors import EvalError
+from flagdeploy.evals.arrivals import OpenLoop
 from flagdeploy.evals.at_once import InThreads, all_of
 from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.capabilities import Capabilities
@@ -169,12 +170,14 @@ async def ask(
     sampling: Sampling = GREEDY,
     grade: GradeReply = by_shape,
     graders: int = 2,
+    open_loop: OpenLoop | None = None,
 ) -> list[Answer]:
     """Answers to `items` in their order, all of repeat 0 first; those in `log` are not asked again.
 
     With `token_ids` the replies carry the ids of prompt and continuation (vLLM's
-    `return_token_ids`). `graders` replies are graded at a time. Raises EvalError when the endpoint
-    stops answering at all, and what `grade` raises; what is recorded by then is kept.
+    `return_token_ids`). `graders` replies are graded at a time. `open_loop` says when each request
+    goes, else one goes when another has ended. Raises EvalError when the endpoint stops answering
+    at all, and what `grade` raises; what is recorded by then is kept.
     """
     asked = [(item, repeat) for repeat in range(sampling.first, sampling.repeats) for item in items]
 
@@ -195,6 +198,8 @@ async def ask(
 
         async def one(key: str) -> None:
             grading.check()
+            if open_loop:
+                await open_loop.until(next(open_loop.moments))
             item, repeat = asked[places[key][0]]
             stream = item.max_tokens > STREAMED_FROM and not token_ids
             reply = await client.post("/chat/completions", payload(item, repeat), stream=stream)

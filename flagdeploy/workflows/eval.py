@@ -15,6 +15,7 @@ from flagdeploy.errors import UsageError
 from flagdeploy.evals import dataset as datasets
 from flagdeploy.evals import lm_eval_results
 from flagdeploy.evals.answers import AnswerLog, Sampling, ask
+from flagdeploy.evals.arrivals import OpenLoop
 from flagdeploy.evals.benchmarks import (
     Benchmark,
     Item,
@@ -47,6 +48,7 @@ class Asking:
     max_tokens: int | None = None
     seed: int | None = None
     limit: int | None = None
+    rate: float | None = None  # requests per second, at random moments; None: as slots get free
 
     def sampling(self, benchmark: Benchmark) -> Sampling:
         """Raises UsageError for repeats that would all be the same."""
@@ -195,6 +197,8 @@ async def _one(
     both = _Both()
     path = work.record_dir / f"answers-{benchmark.name}.jsonl" if work.record_dir else None
     judged: list[Judged] = []
+    rate = work.asking.rate
+    open_loop = OpenLoop(rate, work.asking.seed or 0) if rate else None
     for times, items in _by_repeats(benchmark, work.asking.limit).items():
         answers = await ask(
             client,
@@ -205,6 +209,7 @@ async def _one(
             stage=benchmark.name,
             sampling=replace(sampling, repeats=sampling.repeats * times),
             grade=both,
+            open_loop=open_loop,
         )
         by_key = {item.key: item for item in items}
         judged += [both.judged(by_key[answer.item], answer) for answer in answers]
@@ -217,8 +222,15 @@ async def _one(
         "repeats": sampling.repeats,
         "limit": work.asking.limit,
         "concurrency": client.concurrency,
+        "rate": rate,
     }
     title = datasets.load(benchmark.dataset).title if benchmark.dataset else benchmark.name
+    if open_loop and open_loop.late:
+        notes = (
+            *notes,
+            f"requests sent late: {open_loop.late}; {rate:g} a second want more than "
+            f"{client.concurrency} in flight (--concurrency)",
+        )
     notes = (*notes, *_about_files(benchmark, settings["sha256"]))
     return Result(benchmark.name, title, tuple(judged), settings, notes)
 

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from evals.grading.cases import CASES
 from evals.stub_endpoint import Stub, serving
 
 from flagdeploy.errors import UsageError
+from flagdeploy.evals import arrivals
 from flagdeploy.evals.answers import read_log
 from flagdeploy.evals.benchmarks import load_items, of_dataset
 from flagdeploy.evals.bundle import read_bundle
@@ -298,3 +300,19 @@ def test_a_published_table_against_public_sets(data: Path, tmp_path: Path) -> No
         )
     assert result.mode == "published totals"
     assert {finding.name: finding.n for finding in result.findings} == {"GSM8K": 12, "AIME 2025": 1}
+
+
+def test_accuracy_under_load_says_when_the_rate_was_not_kept(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(right(gold(data, ["gsm8k"]))) as stub:
+        kept = asked(stub, ["gsm8k"], data, asking=replace(SHORT, rate=500.0))
+        monkeypatch.setattr(arrivals, "LATE_S", 0.0)
+        two = replace(SHORT, rate=1e6, limit=2)
+        lost = asked(stub, ["gsm8k"], data, asking=two, concurrency=1)
+    late = [[note for note in run.results[0].notes if "late" in note] for run in (kept, lost)]
+    assert kept.results[0].settings["rate"] == 500.0
+    assert late == [
+        [],
+        ["requests sent late: 1; 1e+06 a second want more than 1 in flight (--concurrency)"],
+    ]
