@@ -104,16 +104,17 @@ def _check_places(out: Path, checkpoint: Path | None) -> None:
 
 
 def questions(benchmarks: Sequence[Benchmark], limit: int | None = None) -> list[Item]:
-    """Every question, or of each benchmark the `limit` with the smallest content hash.
+    """Every question once, or of each benchmark the `limit` with the smallest content hash.
 
-    By hash and not by position, because files are often sorted by difficulty.
+    By hash and not by position, because files are often sorted by difficulty. A question that
+    stands there twice, as in some public sets, says nothing new the second time.
     """
-    items = []
+    items: dict[str, Item] = {}
     for benchmark in benchmarks:
         found = load_items(benchmark)
-        kept = set(sorted(item.key for item in found)[:limit])
-        items += [item for item in found if item.key in kept]
-    return items
+        kept = set(sorted({item.key for item in found})[:limit])
+        items |= {item.key: item for item in found if item.key in kept}
+    return list(items.values())
 
 
 @dataclass(frozen=True)

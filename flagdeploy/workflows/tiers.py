@@ -241,8 +241,8 @@ class _Run:
 
     @property
     def all_answers(self) -> list[Answer]:
-        known = [self.answers.get(item.key, []) for item in self.a.items]
-        return [answer for answers in known for answer in answers]
+        keys = dict.fromkeys(item.key for item in self.a.items)
+        return [answer for key in keys for answer in self.answers.get(key, ())]
 
     async def look(self, items: Sequence[Item], stage: Stage) -> str:
         """Ask what `stage` wants beyond what is known, test it all, and say why that decides."""

@@ -142,3 +142,13 @@ def test_a_live_baseline_without_questions() -> None:
         pytest.raises(UsageError, match="a live baseline brings no questions"),
     ):
         compare(Endpoint(stub.url), Endpoint(stub.url))
+
+
+def test_a_question_that_stands_twice_in_its_file_counts_once(tmp_path: Path) -> None:
+    write_questions(tmp_path)
+    for path in tmp_path.glob("*.jsonl"):
+        lines = path.read_text().splitlines(keepends=True)[:30]
+        path.write_text("".join([*lines, *lines[:5]]))
+    result = beside(model(0.2), model(0.2), tmp_path)
+    assert ran(result)["teacher forcing"] == "64 sequences, mode S"
+    assert (asked(result), sum(result.answers["baseline"].values())) == (90, 90)
