@@ -117,7 +117,7 @@ class Live(Recorded):
         async def observe() -> Any:
             return await parameters.observe(self.client, self.capabilities, asked)
 
-        of = [self.client.base, asked]
+        of = [self.client.base, self.capabilities.model, asked]
         facts = await self.work.kept("parameters-baseline.json", of, observe)
         manifest = {**self.bundle.manifest, "parameters": facts}
         self.bundle = replace(self.bundle, manifest=manifest, prompts=tuple(prompts))
@@ -165,7 +165,8 @@ class Live(Recorded):
             )
 
         path = self.work.path(log)
-        scores = await scored(path, client, passages, k, one, self.work.report, mode)
+        model, report = self.capabilities.model, self.work.report
+        scores = await scored(path, client, model, passages, k, one, report, mode)
         if len(scores) < len(passages):
             raise EvalError(
                 f"the baseline did not score {len(passages) - len(scores)} of {len(passages)} "

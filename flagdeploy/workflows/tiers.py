@@ -156,7 +156,7 @@ class _Run:
         async def observe() -> Any:
             return await parameters.observe(self.client, self.capabilities, facts["asked"])
 
-        asked = [self.client.base, facts["asked"]]
+        asked = [self.client.base, self.capabilities.model, facts["asked"]]
         found = await self.work.kept("parameters.json", asked, observe)
         return parameters.compared(facts, found)
 
@@ -181,7 +181,8 @@ class _Run:
             return await scoring.score(client, self.capabilities, [passage], k, silent, mode)
 
         path = self.work.path(log)
-        return await scored(path, client, self.passages, k, one, self.work.report, mode)
+        model, report = self.capabilities.model, self.work.report
+        return await scored(path, client, model, self.passages, k, one, report, mode)
 
     async def own_floor(self) -> Tier:
         if not self.work.suite.own_floor:
