@@ -14,12 +14,13 @@ from typing import Any
 from flagdeploy import __version__
 from flagdeploy.errors import EvalError, UsageError
 from flagdeploy.evals import parameters, parity, scoring, teacher_forcing
+from flagdeploy.evals.address import base_url
 from flagdeploy.evals.answers import GREEDY, MISSING, Answer, Sampling, ask
 from flagdeploy.evals.at_once import all_of
 from flagdeploy.evals.benchmarks import Benchmark, Item, benchmarks_of
 from flagdeploy.evals.bundle import Bundle
 from flagdeploy.evals.capabilities import Capabilities, probe
-from flagdeploy.evals.client import Client, Endpoint, base_url
+from flagdeploy.evals.client import Client, Endpoint
 from flagdeploy.evals.divergence import parting
 from flagdeploy.evals.noise_floor import distance, largest
 from flagdeploy.evals.score_log import scored

@@ -13,11 +13,12 @@ from flagdeploy.evals import (
     teacher_forcing,
     tiers,
 )
+from flagdeploy.evals.address import base_url
 from flagdeploy.evals.answers import GREEDY, Answer, Sampling, ask, write_answers
 from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.bundle import Bundle
 from flagdeploy.evals.capabilities import Capabilities, probe
-from flagdeploy.evals.client import Client, Endpoint, base_url
+from flagdeploy.evals.client import Client, Endpoint
 from flagdeploy.evals.comparison import CompareResult, paired
 from flagdeploy.evals.divergence import parting
 from flagdeploy.evals.figures import logprob_scatter
