@@ -141,7 +141,7 @@ class Live(Recorded):
         by_mode: dict[str, baselines.Scores] = {}
         concurrency = OTHER_CONCURRENCY * self.client.concurrency
         async with Client(self.endpoint, concurrency, self.work.patience) as again:
-            second = await self._ask(again, items, GREEDY, "answers-baseline-again.jsonl")
+            second = await self._ask(again, items, GREEDY, "answers-baseline-again")
             floor = self._floor(first, second)
             for mode in self.modes if passages else ():
                 name = "scores-baseline" if mode != "D" else "scores-baseline-decoded"
@@ -216,7 +216,7 @@ class Live(Recorded):
         size = max(ROUND * self.client.concurrency, len(items) // MOST_ROUNDS)
         for start in range(0, len(items), size):
             part = items[start : start + size]
-            asked = self._ask(self.client, part, sampling, "answers-baseline.jsonl")
+            asked = self._ask(self.client, part, sampling, "answers-baseline")
             both = await all_of([asked, candidate(part, sampling, silent)])
             ours += both[0]
             theirs += both[1]
@@ -239,7 +239,7 @@ class Live(Recorded):
             client,
             self.capabilities,
             items,
-            log=self.work.log(log),
+            log=self.work.answers(log, sampling),
             report=silent,
             stage="baseline",
             token_ids=self.capabilities.return_token_ids,

@@ -204,8 +204,8 @@ class _Run:
 
     async def answer_twice(self, again: Client) -> Tier:
         items = chosen(self.a.items, self.work.suite.questions, self.work.limit)[:SEQUENCES]
-        first = await self.ask(self.client, items, "answers.jsonl", GREEDY)
-        second = await self.ask(again, items, "answers-again.jsonl", GREEDY)
+        first = await self.ask(self.client, items, "answers", GREEDY)
+        second = await self.ask(again, items, "answers-again", GREEDY)
         partings = [
             parting(x.item, x.token_ids, y.token_ids, cut=y.status == "length")
             for x, y in zip(first, second, strict=True)
@@ -277,7 +277,7 @@ class _Run:
     async def ask_candidate(
         self, items: Sequence[Item], sampling: Sampling, report: Report | None
     ) -> list[Answer]:
-        return await self.ask(self.client, items, "answers.jsonl", sampling, report)
+        return await self.ask(self.client, items, "answers", sampling, report)
 
     async def ask(
         self,
@@ -291,7 +291,7 @@ class _Run:
             client,
             self.capabilities,
             items,
-            log=self.work.log(log),
+            log=self.work.answers(log, sampling),
             report=report or self.work.report,
             stage="answer",
             token_ids=self.capabilities.return_token_ids,
