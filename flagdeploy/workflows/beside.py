@@ -13,7 +13,7 @@ from typing import Any
 
 from flagdeploy import __version__
 from flagdeploy.errors import EvalError, UsageError
-from flagdeploy.evals import parameters, parity, scoring, teacher_forcing
+from flagdeploy.evals import parameters, parity, scoring
 from flagdeploy.evals.address import base_url
 from flagdeploy.evals.answers import GREEDY, MISSING, Answer, Sampling, ask
 from flagdeploy.evals.at_once import all_of
@@ -21,11 +21,11 @@ from flagdeploy.evals.benchmarks import Benchmark, Item, benchmarks_of
 from flagdeploy.evals.bundle import Bundle
 from flagdeploy.evals.capabilities import Capabilities, probe
 from flagdeploy.evals.client import Client, Endpoint
-from flagdeploy.evals.divergence import parting
+from flagdeploy.evals.divergence import partings
 from flagdeploy.evals.noise_floor import distance, largest
 from flagdeploy.evals.score_log import scored
 from flagdeploy.evals.suites import chosen
-from flagdeploy.evals.teacher_forcing import Passage, Position
+from flagdeploy.evals.teacher_forcing import Passage, Position, differences
 from flagdeploy.records.events import Event, Report, silent
 from flagdeploy.workflows import baseline as baselines
 from flagdeploy.workflows.work import OTHER_CONCURRENCY, Work
@@ -182,17 +182,9 @@ class Live(Recorded):
         scores: Mapping[str, tuple[Position, ...]] | None = None,
         again: Mapping[str, tuple[Position, ...]] | None = None,
     ) -> dict[str, Any]:
-        pairs = list(zip(first, second, strict=True))
-        partings = [
-            parting(a.item, a.token_ids, b.token_ids, cut=b.status == "length")
-            for a, b in pairs
-            if a.token_ids and b.token_ids
-        ]
-        apart = [
-            teacher_forcing.difference(key, positions, (again or {})[key])
-            for key, positions in (scores or {}).items()
-        ]
-        return largest([distance([(a.score, b.score) for a, b in pairs], apart, partings)])
+        graded = [(a.score, b.score) for a, b in zip(first, second, strict=True)]
+        apart = differences(scores or {}, again or {})
+        return largest([distance(graded, apart, partings(first, second))])
 
     async def beside(
         self, items: Sequence[Item], sampling: Sampling, candidate: AskCandidate

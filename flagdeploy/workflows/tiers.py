@@ -10,7 +10,6 @@ from flagdeploy.evals import (
     parameters,
     parity,
     scoring,
-    teacher_forcing,
     tiers,
 )
 from flagdeploy.evals.address import base_url
@@ -20,7 +19,7 @@ from flagdeploy.evals.bundle import Bundle
 from flagdeploy.evals.capabilities import Capabilities, probe
 from flagdeploy.evals.client import Client, Endpoint
 from flagdeploy.evals.comparison import CompareResult, paired
-from flagdeploy.evals.divergence import parting
+from flagdeploy.evals.divergence import partings
 from flagdeploy.evals.figures import logprob_scatter
 from flagdeploy.evals.pairing import planned_tests
 from flagdeploy.evals.repeats import held
@@ -28,7 +27,7 @@ from flagdeploy.evals.score_log import scored
 from flagdeploy.evals.scoring import Pairing
 from flagdeploy.evals.sequential import LOOKS
 from flagdeploy.evals.suites import chosen
-from flagdeploy.evals.teacher_forcing import Passage, Position
+from flagdeploy.evals.teacher_forcing import Passage, Position, differences
 from flagdeploy.evals.tiers import Stage, Tier
 from flagdeploy.evals.verdict import Finding, Verdict, judged, overall
 from flagdeploy.records.events import Event, Report, silent
@@ -206,15 +205,9 @@ class _Run:
         items = chosen(self.a.items, self.work.suite.questions, self.work.limit)[:SEQUENCES]
         first = await self.ask(self.client, items, "answers", GREEDY)
         second = await self.ask(again, items, "answers-again", GREEDY)
-        partings = [
-            parting(x.item, x.token_ids, y.token_ids, cut=y.status == "length")
-            for x, y in zip(first, second, strict=True)
-            if x.token_ids and y.token_ids
-        ]
-        self.findings.append(
-            own_floor.answered_twice(partings, self.a.noise_floor.get("divergence"))
-        )
-        return Tier(tiers.OWN_FLOOR, True, f"{len(partings)} questions answered twice")
+        apart = partings(first, second)
+        self.findings.append(own_floor.answered_twice(apart, self.a.noise_floor.get("divergence")))
+        return Tier(tiers.OWN_FLOOR, True, f"{len(apart)} questions answered twice")
 
     async def ask_all(self) -> Tier:
         items = chosen(self.a.items, self.work.suite.questions, self.work.limit)
@@ -307,14 +300,3 @@ def _asked(stage: Stage, whole: Stage) -> str:
         return asked
     cut = f" of {whole.repeats}" if stage.repeats < whole.repeats else ""
     return f"{asked} asked {stage.repeats}{cut} times"
-
-
-def differences(
-    one: Mapping[str, tuple[Position, ...]], other: Mapping[str, tuple[Position, ...]]
-) -> list[teacher_forcing.Difference]:
-    """Of every sequence that both scored."""
-    return [
-        teacher_forcing.difference(key, positions, other[key])
-        for key, positions in one.items()
-        if key in other
-    ]
