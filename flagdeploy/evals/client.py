@@ -16,15 +16,18 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from flagdeploy.config.secret import Secret
+from flagdeploy.evals.address import authorization, base_url, secrets
 from flagdeploy.evals.breaker import Breaker
 from flagdeploy.evals.shape import ANSWER, misfit
 from flagdeploy.evals.stream import ASKED, read_stream
+from flagdeploy.records.mask import Mask
 
 if TYPE_CHECKING:
     import aiohttp
 
 T = TypeVar("T")
 RETRIED = (408, 425, 429)  # and every 5xx
+LONGEST_ERROR = 320  # characters kept of what an endpoint says that failed
 TIMEOUTS = 2  # attempts that may time out: what was too slow twice is so the third time
 
 
@@ -106,19 +109,19 @@ class Client:
         self.concurrency = concurrency
         self._slots = asyncio.Semaphore(concurrency)
         self._breaker = Breaker(self.base, self.patience.longest_pause_s)
+        self._mask = Mask(secrets(endpoint.url, endpoint.api_key))
         self._streams = True  # until it refuses to
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         import aiohttp
 
-        key = self.endpoint.api_key
         self._session = aiohttp.ClientSession(
             # The semaphore bounds requests; a second bound in the pool would only hide waiting.
             connector=aiohttp.TCPConnector(limit=0),
             # A proxy or netrc look-up per request costs more than the request (and leaks it).
             trust_env=False,
-            headers={"Authorization": f"Bearer {key.reveal()}"} if key else {},
+            headers=authorization(self.endpoint.url, self.endpoint.api_key),
             read_bufsize=4 * 2**20,
         )
         return self
@@ -180,7 +183,7 @@ class Client:
             tried.status,
             tried.http,
             tried.body,
-            tried.error,
+            self._mask(tried.error)[:LONGEST_ERROR] if tried.error else None,
             number,
             sent,
             time.time(),
@@ -237,18 +240,18 @@ class Client:
 def _answer(text: str, shape: Any) -> _Attempt:
     body = _parsed(text)
     if body is None:
-        error = f"HTTP 200 without JSON: {text[:300]}"
+        error = f"HTTP 200 without JSON: {text}"
     elif odd := misfit(body, shape):
         error = f"HTTP 200, but {odd} has the wrong type"
     elif body.get("error") and not body.get("choices"):  # as some gateways pass a failure on
-        error = f"HTTP 200 with an error: {text[:300]}"
+        error = f"HTTP 200 with an error: {text}"
     else:
         return _Attempt("ok", 200, body)
     return _Attempt("error", 200, error=error, again=True)
 
 
 def _failed(http: int, text: str, headers: Mapping[str, str], patience: Patience) -> _Attempt:
-    error = f"HTTP {http}: {text[:300]}"
+    error = f"HTTP {http}: {text}"
     if http in RETRIED or http >= 500:
         wait = min(_retry_after(headers), patience.retry_after_s)
         return _Attempt("error", http, None, error, again=True, wait_s=wait)
@@ -280,14 +283,6 @@ def _date(text: str) -> float | None:
         return email.utils.parsedate_to_datetime(text).timestamp()
     except ValueError:
         return None
-
-
-def base_url(url: str) -> str:
-    """``http://h:1``, ``.../v1/`` and ``.../v1/chat/completions`` all give ``http://h:1/v1``."""
-    base = url.rstrip("/")
-    for suffix in ("/chat/completions", "/completions"):
-        base = base.removesuffix(suffix)
-    return base if base.endswith("/v1") else base + "/v1"
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

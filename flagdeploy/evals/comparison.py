@@ -1,5 +1,6 @@
 """What a comparison found: every test of two sides, ready to be reported. Pure."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -160,11 +161,19 @@ def _looks(look: Look) -> dict[str, Any]:
 
 
 def scored(a: Table, answers: Sequence[Answer]) -> list[Row]:
-    """The table's rows beside totals of `answers`; a missing answer counts as wrong."""
+    """The table's rows beside totals of `answers`; a missing answer counts as wrong.
+
+    Several answers to a question are one of it, their mean: they are no further questions.
+    """
     rows = []
     for task, score in a.scores.items():
-        mine = [x.score or 0.0 for x in answers if normalized(x.task) == normalized(task)]
-        rows.append(Row(task, score, Score(sum(mine) / len(mine), len(mine)) if mine else None))
+        mine: dict[str, list[float]] = {}
+        for answer in answers:
+            if normalized(answer.task) == normalized(task):
+                mine.setdefault(answer.item, []).append(answer.score or 0.0)
+        means = [math.fsum(scores) / len(scores) for scores in mine.values()]
+        value = Score(math.fsum(means) / len(means), len(means)) if means else None
+        rows.append(Row(task, score, value))
     return rows
 
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from flagdeploy.evals.answers import Answer
 from flagdeploy.evals.distributions import binomial_cdf
 from flagdeploy.evals.resampling import bootstrap
 from flagdeploy.evals.statistics import Interval, ratio
@@ -59,6 +60,15 @@ def parting(
     if common < min(len(candidate), len(positions)):
         gap = _gap(positions[common].top, candidate[common])
     return Parting(key, common, parted=True, gap=gap)
+
+
+def partings(first: Sequence[Answer], second: Sequence[Answer]) -> list[Parting]:
+    """Of the same questions answered twice, where the tokens of both replies are known."""
+    return [
+        parting(a.item, a.token_ids, b.token_ids, cut=b.status == "length")
+        for a, b in zip(first, second, strict=True)
+        if a.token_ids and b.token_ids
+    ]
 
 
 def _gap(top: Mapping[int, float], token: int) -> float:

@@ -23,6 +23,7 @@ Scores = dict[str, tuple[Position, ...]]
 async def scored(
     path: Path | None,
     client: Client,
+    model: str,
     passages: Sequence[Passage],
     k: int,
     score: Callable[[Passage], Awaitable[Mapping[str, tuple[Position, ...]]]],
@@ -31,8 +32,8 @@ async def scored(
 ) -> Scores:
     """`score` of every passage, by key; those in the journal at `path` are taken from there.
 
-    One that failed is in neither, and is tried again by the next run. `k` alternatives are asked,
-    in `mode` of `scoring`.
+    One that failed is in neither, and is tried again by the next run. `k` alternatives are asked
+    of `model`, in `mode` of `scoring`.
     """
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(path)) if path else None
@@ -40,7 +41,7 @@ async def scored(
         found: Scores = {}
 
         async def one(passage: Passage) -> None:
-            request = _request(client, passage, k, mode)
+            request = _request(client, model, passage, k, mode)
             if request in known:
                 found[passage.key] = _positions(known[request]["positions"])
             else:
@@ -64,9 +65,9 @@ async def scored(
         return {p.key: found[p.key] for p in passages if p.key in found}
 
 
-def _request(client: Client, passage: Passage, k: int, mode: str) -> str:
+def _request(client: Client, model: str, passage: Passage, k: int, mode: str) -> str:
     tokens = [passage.prompt, passage.continuation, len(passage.positions)]
-    text = json.dumps([client.base, client.concurrency, *tokens, k, mode])
+    text = json.dumps([client.base, model, client.concurrency, *tokens, k, mode])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

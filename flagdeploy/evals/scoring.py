@@ -28,7 +28,6 @@ from flagdeploy.evals.wire import DECODING, SCORING, Form, Row, with_ignored_eos
 from flagdeploy.records.events import Event, Report
 
 MODES = ("S", "D", "P")
-PREFILL = ("S", "P")
 POSITIONS = 256  # of each sequence of a baseline at most
 LONGEST = 2048  # tokens of prompt and continuation: the logits of a whole prompt take memory
 FIRST_CHUNK = 16

@@ -91,6 +91,17 @@ def difference(key: str, baseline: Sequence[Position], candidate: Sequence[Posit
     )
 
 
+def differences(
+    baseline: Mapping[str, Sequence[Position]], candidate: Mapping[str, Sequence[Position]]
+) -> list[Difference]:
+    """Of every sequence that both sides scored, by its key."""
+    return [
+        difference(key, positions, candidate[key])
+        for key, positions in baseline.items()
+        if key in candidate
+    ]
+
+
 def gap(a: Mapping[int, float], b: Mapping[int, float]) -> float:
     """How much likelier `a` holds its own best token than the best of `b`, in nats, at least 0."""
     return max(a.values()) - _floored(a.get(_best(b), LOWEST))

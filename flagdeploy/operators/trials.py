@@ -93,7 +93,9 @@ class Trials:
 
     def excluding(self, names: Sequence[str]) -> Outcome:
         """The library with everything on but `names`, as engines are told to run it."""
-        return self._judged({"exclude": sorted(names)}, "as served")
+        return self._judged(
+            {"exclude": sorted(names)}, f"as served without {','.join(sorted(names))}"
+        )
 
     def stop(self) -> None:
         """End what runs; what is finished is written down."""

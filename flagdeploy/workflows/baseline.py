@@ -17,17 +17,17 @@ from typing import Any
 from flagdeploy import __version__
 from flagdeploy.config import workspace as workspaces
 from flagdeploy.errors import EvalError, UsageError
-from flagdeploy.evals import parameters, parity, scoring, teacher_forcing
+from flagdeploy.evals import parameters, parity, scoring
 from flagdeploy.evals.answers import MISSING, Answer, AnswerLog, account, ask
 from flagdeploy.evals.benchmarks import Benchmark, Item, benchmarks_of, load_items, of_dataset
 from flagdeploy.evals.bundle import SUFFIX, Bundle, fingerprint, write_bundle
 from flagdeploy.evals.capabilities import Capabilities, probe
 from flagdeploy.evals.client import Client, Endpoint, Patience, run
-from flagdeploy.evals.divergence import parting
+from flagdeploy.evals.divergence import partings
 from flagdeploy.evals.noise_floor import distance, largest
 from flagdeploy.evals.suites import chosen, suite_named
 from flagdeploy.evals.tables import Table
-from flagdeploy.evals.teacher_forcing import Passage, Position
+from flagdeploy.evals.teacher_forcing import Passage, Position, differences
 from flagdeploy.records.events import Event, Report, silent
 from flagdeploy.workflows.sides import deployed, endpoint_of, folders
 
@@ -104,16 +104,17 @@ def _check_places(out: Path, checkpoint: Path | None) -> None:
 
 
 def questions(benchmarks: Sequence[Benchmark], limit: int | None = None) -> list[Item]:
-    """Every question, or of each benchmark the `limit` with the smallest content hash.
+    """Every question once, or of each benchmark the `limit` with the smallest content hash.
 
-    By hash and not by position, because files are often sorted by difficulty.
+    By hash and not by position, because files are often sorted by difficulty. A question that
+    stands there twice, as in some public sets, says nothing new the second time.
     """
-    items = []
+    items: dict[str, Item] = {}
     for benchmark in benchmarks:
         found = load_items(benchmark)
-        kept = set(sorted(item.key for item in found)[:limit])
-        items += [item for item in found if item.key in kept]
-    return items
+        kept = set(sorted({item.key for item in found})[:limit])
+        items |= {item.key: item for item in found if item.key in kept}
+    return list(items.values())
 
 
 @dataclass(frozen=True)
@@ -275,14 +276,10 @@ def _repeats(runs: Sequence[_Run], clients: Sequence[Client]) -> list[dict[str, 
     first, rows = runs[0], []
     for client, again in zip(clients[1:], runs[1:], strict=True):
         pairs = list(zip(first.answers, again.answers, strict=True))
-        partings = [
-            parting(a.item, a.token_ids, b.token_ids, cut=b.status == "length")
-            for a, b in pairs
-            if a.token_ids and b.token_ids
-        ]
-        apart = {mode: _apart(scores, again.scores[mode]) for mode, scores in first.scores.items()}
-        best, *more = apart.values() or [[]]
-        row = distance([(a.score, b.score) for a, b in pairs], best, partings)
+        apart = [differences(scores, again.scores[mode]) for mode, scores in first.scores.items()]
+        best, *more = apart or [[]]
+        parted = partings(first.answers, again.answers)
+        row = distance([(a.score, b.score) for a, b in pairs], best, parted)
         if more:
             decoded = distance([(0.0, 0.0)], more[0], [])
             row["decoded"] = {key: decoded[key] for key in FORCED if key in decoded}
@@ -291,10 +288,6 @@ def _repeats(runs: Sequence[_Run], clients: Sequence[Client]) -> list[dict[str, 
         row["texts_sha256"] = _digest([answer.content for answer in again.answers])
         rows.append(row)
     return rows
-
-
-def _apart(one: Scores, other: Scores) -> list[teacher_forcing.Difference]:
-    return [teacher_forcing.difference(key, rows, other[key]) for key, rows in one.items()]
 
 
 FORCED = ("top1", "delta_nll", "kl", "logit_noise", "sequences")

@@ -13,18 +13,19 @@ from typing import Any
 
 from flagdeploy import __version__
 from flagdeploy.errors import EvalError, UsageError
-from flagdeploy.evals import parameters, parity, scoring, teacher_forcing
+from flagdeploy.evals import parameters, parity, scoring
+from flagdeploy.evals.address import base_url
 from flagdeploy.evals.answers import GREEDY, MISSING, Answer, Sampling, ask
 from flagdeploy.evals.at_once import all_of
 from flagdeploy.evals.benchmarks import Benchmark, Item, benchmarks_of
 from flagdeploy.evals.bundle import Bundle
 from flagdeploy.evals.capabilities import Capabilities, probe
-from flagdeploy.evals.client import Client, Endpoint, base_url
-from flagdeploy.evals.divergence import parting
+from flagdeploy.evals.client import Client, Endpoint
+from flagdeploy.evals.divergence import partings
 from flagdeploy.evals.noise_floor import distance, largest
 from flagdeploy.evals.score_log import scored
 from flagdeploy.evals.suites import chosen
-from flagdeploy.evals.teacher_forcing import Passage, Position
+from flagdeploy.evals.teacher_forcing import Passage, Position, differences
 from flagdeploy.records.events import Event, Report, silent
 from flagdeploy.workflows import baseline as baselines
 from flagdeploy.workflows.work import OTHER_CONCURRENCY, Work
@@ -117,7 +118,7 @@ class Live(Recorded):
         async def observe() -> Any:
             return await parameters.observe(self.client, self.capabilities, asked)
 
-        of = [self.client.base, asked]
+        of = [self.client.base, self.capabilities.model, asked]
         facts = await self.work.kept("parameters-baseline.json", of, observe)
         manifest = {**self.bundle.manifest, "parameters": facts}
         self.bundle = replace(self.bundle, manifest=manifest, prompts=tuple(prompts))
@@ -140,7 +141,7 @@ class Live(Recorded):
         by_mode: dict[str, baselines.Scores] = {}
         concurrency = OTHER_CONCURRENCY * self.client.concurrency
         async with Client(self.endpoint, concurrency, self.work.patience) as again:
-            second = await self._ask(again, items, GREEDY, "answers-baseline-again.jsonl")
+            second = await self._ask(again, items, GREEDY, "answers-baseline-again")
             floor = self._floor(first, second)
             for mode in self.modes if passages else ():
                 name = "scores-baseline" if mode != "D" else "scores-baseline-decoded"
@@ -165,7 +166,8 @@ class Live(Recorded):
             )
 
         path = self.work.path(log)
-        scores = await scored(path, client, passages, k, one, self.work.report, mode)
+        model, report = self.capabilities.model, self.work.report
+        scores = await scored(path, client, model, passages, k, one, report, mode)
         if len(scores) < len(passages):
             raise EvalError(
                 f"the baseline did not score {len(passages) - len(scores)} of {len(passages)} "
@@ -180,17 +182,9 @@ class Live(Recorded):
         scores: Mapping[str, tuple[Position, ...]] | None = None,
         again: Mapping[str, tuple[Position, ...]] | None = None,
     ) -> dict[str, Any]:
-        pairs = list(zip(first, second, strict=True))
-        partings = [
-            parting(a.item, a.token_ids, b.token_ids, cut=b.status == "length")
-            for a, b in pairs
-            if a.token_ids and b.token_ids
-        ]
-        apart = [
-            teacher_forcing.difference(key, positions, (again or {})[key])
-            for key, positions in (scores or {}).items()
-        ]
-        return largest([distance([(a.score, b.score) for a, b in pairs], apart, partings)])
+        graded = [(a.score, b.score) for a, b in zip(first, second, strict=True)]
+        apart = differences(scores or {}, again or {})
+        return largest([distance(graded, apart, partings(first, second))])
 
     async def beside(
         self, items: Sequence[Item], sampling: Sampling, candidate: AskCandidate
@@ -214,7 +208,7 @@ class Live(Recorded):
         size = max(ROUND * self.client.concurrency, len(items) // MOST_ROUNDS)
         for start in range(0, len(items), size):
             part = items[start : start + size]
-            asked = self._ask(self.client, part, sampling, "answers-baseline.jsonl")
+            asked = self._ask(self.client, part, sampling, "answers-baseline")
             both = await all_of([asked, candidate(part, sampling, silent)])
             ours += both[0]
             theirs += both[1]
@@ -237,7 +231,7 @@ class Live(Recorded):
             client,
             self.capabilities,
             items,
-            log=self.work.log(log),
+            log=self.work.answers(log, sampling),
             report=silent,
             stage="baseline",
             token_ids=self.capabilities.return_token_ids,

@@ -40,7 +40,7 @@ from flagdeploy.workflows.sides import (
     lock,
 )
 from flagdeploy.workflows.tiers import about_endpoint, against_bundle, against_endpoint
-from flagdeploy.workflows.work import Work
+from flagdeploy.workflows.work import OTHER_CONCURRENCY, Work
 
 
 def compare(
@@ -162,6 +162,7 @@ def _recorded(endpoint: Endpoint, work: Work) -> Bundle:
         endpoint,
         work.record_dir / "baseline.jsonl.gz",
         benchmarks=work.benchmarks,
+        concurrency=(work.concurrency, OTHER_CONCURRENCY * work.concurrency),
         limit=work.limit,
         record_dir=work.record_dir,
         patience=work.patience,

@@ -14,6 +14,7 @@ from flagdeploy.config import workspace as workspaces
 from flagdeploy.errors import UsageError
 from flagdeploy.evals import dataset as datasets
 from flagdeploy.evals import lm_eval_results
+from flagdeploy.evals.address import base_url
 from flagdeploy.evals.answers import AnswerLog, Sampling, ask
 from flagdeploy.evals.arrivals import OpenLoop
 from flagdeploy.evals.benchmarks import (
@@ -25,7 +26,7 @@ from flagdeploy.evals.benchmarks import (
     of_dataset,
 )
 from flagdeploy.evals.capabilities import Capabilities, probe
-from flagdeploy.evals.client import Client, Endpoint, Patience, base_url, run
+from flagdeploy.evals.client import Client, Endpoint, Patience, run
 from flagdeploy.evals.grading import shapes
 from flagdeploy.evals.grading.grade import Grade
 from flagdeploy.evals.grading.grader import Grades

@@ -4,6 +4,7 @@ import math
 
 from flagdeploy.errors import UsageError
 from flagdeploy.evals import scoring
+from flagdeploy.evals.address import base_url
 from flagdeploy.evals.bundle import Bundle
 from flagdeploy.evals.capabilities import probe
 from flagdeploy.evals.client import Client, Endpoint, run
@@ -78,8 +79,8 @@ async def _teacher_forced(a: TokenReference, b: Endpoint, work: Work) -> Compare
         mode = scoring.check_mode(capabilities, work.mode)
         if not mode:
             raise UsageError(
-                f"{b.name or b.url} gives no log-probabilities of given tokens, so it cannot be "
-                f"compared with {a.name}"
+                f"{b.name or base_url(b.url)} gives no log-probabilities of given tokens, so it "
+                f"cannot be compared with {a.name}"
             )
         scores = await scoring.score(client, capabilities, passages, TOP, work.report, mode)
     findings = judged(token_accuracy(a, {int(key): found for key, found in scores.items()}))

@@ -10,16 +10,16 @@ from flagdeploy.evals import (
     parameters,
     parity,
     scoring,
-    teacher_forcing,
     tiers,
 )
+from flagdeploy.evals.address import base_url
 from flagdeploy.evals.answers import GREEDY, Answer, Sampling, ask, write_answers
 from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.bundle import Bundle
 from flagdeploy.evals.capabilities import Capabilities, probe
-from flagdeploy.evals.client import Client, Endpoint, base_url
+from flagdeploy.evals.client import Client, Endpoint
 from flagdeploy.evals.comparison import CompareResult, paired
-from flagdeploy.evals.divergence import parting
+from flagdeploy.evals.divergence import partings
 from flagdeploy.evals.figures import logprob_scatter
 from flagdeploy.evals.pairing import planned_tests
 from flagdeploy.evals.repeats import held
@@ -27,7 +27,7 @@ from flagdeploy.evals.score_log import scored
 from flagdeploy.evals.scoring import Pairing
 from flagdeploy.evals.sequential import LOOKS
 from flagdeploy.evals.suites import chosen
-from flagdeploy.evals.teacher_forcing import Passage, Position
+from flagdeploy.evals.teacher_forcing import Passage, Position, differences
 from flagdeploy.evals.tiers import Stage, Tier
 from flagdeploy.evals.verdict import Finding, Verdict, judged, overall
 from flagdeploy.records.events import Event, Report, silent
@@ -156,7 +156,7 @@ class _Run:
         async def observe() -> Any:
             return await parameters.observe(self.client, self.capabilities, facts["asked"])
 
-        asked = [self.client.base, facts["asked"]]
+        asked = [self.client.base, self.capabilities.model, facts["asked"]]
         found = await self.work.kept("parameters.json", asked, observe)
         return parameters.compared(facts, found)
 
@@ -181,7 +181,8 @@ class _Run:
             return await scoring.score(client, self.capabilities, [passage], k, silent, mode)
 
         path = self.work.path(log)
-        return await scored(path, client, self.passages, k, one, self.work.report, mode)
+        model, report = self.capabilities.model, self.work.report
+        return await scored(path, client, model, self.passages, k, one, report, mode)
 
     async def own_floor(self) -> Tier:
         if not self.work.suite.own_floor:
@@ -202,17 +203,11 @@ class _Run:
 
     async def answer_twice(self, again: Client) -> Tier:
         items = chosen(self.a.items, self.work.suite.questions, self.work.limit)[:SEQUENCES]
-        first = await self.ask(self.client, items, "answers.jsonl", GREEDY)
-        second = await self.ask(again, items, "answers-again.jsonl", GREEDY)
-        partings = [
-            parting(x.item, x.token_ids, y.token_ids, cut=y.status == "length")
-            for x, y in zip(first, second, strict=True)
-            if x.token_ids and y.token_ids
-        ]
-        self.findings.append(
-            own_floor.answered_twice(partings, self.a.noise_floor.get("divergence"))
-        )
-        return Tier(tiers.OWN_FLOOR, True, f"{len(partings)} questions answered twice")
+        first = await self.ask(self.client, items, "answers", GREEDY)
+        second = await self.ask(again, items, "answers-again", GREEDY)
+        apart = partings(first, second)
+        self.findings.append(own_floor.answered_twice(apart, self.a.noise_floor.get("divergence")))
+        return Tier(tiers.OWN_FLOOR, True, f"{len(apart)} questions answered twice")
 
     async def ask_all(self) -> Tier:
         items = chosen(self.a.items, self.work.suite.questions, self.work.limit)
@@ -241,8 +236,8 @@ class _Run:
 
     @property
     def all_answers(self) -> list[Answer]:
-        known = [self.answers.get(item.key, []) for item in self.a.items]
-        return [answer for answers in known for answer in answers]
+        keys = dict.fromkeys(item.key for item in self.a.items)
+        return [answer for key in keys for answer in self.answers.get(key, ())]
 
     async def look(self, items: Sequence[Item], stage: Stage) -> str:
         """Ask what `stage` wants beyond what is known, test it all, and say why that decides."""
@@ -275,7 +270,7 @@ class _Run:
     async def ask_candidate(
         self, items: Sequence[Item], sampling: Sampling, report: Report | None
     ) -> list[Answer]:
-        return await self.ask(self.client, items, "answers.jsonl", sampling, report)
+        return await self.ask(self.client, items, "answers", sampling, report)
 
     async def ask(
         self,
@@ -289,7 +284,7 @@ class _Run:
             client,
             self.capabilities,
             items,
-            log=self.work.log(log),
+            log=self.work.answers(log, sampling),
             report=report or self.work.report,
             stage="answer",
             token_ids=self.capabilities.return_token_ids,
@@ -305,14 +300,3 @@ def _asked(stage: Stage, whole: Stage) -> str:
         return asked
     cut = f" of {whole.repeats}" if stage.repeats < whole.repeats else ""
     return f"{asked} asked {stage.repeats}{cut} times"
-
-
-def differences(
-    one: Mapping[str, tuple[Position, ...]], other: Mapping[str, tuple[Position, ...]]
-) -> list[teacher_forcing.Difference]:
-    """Of every sequence that both scored."""
-    return [
-        teacher_forcing.difference(key, positions, other[key])
-        for key, positions in one.items()
-        if key in other
-    ]

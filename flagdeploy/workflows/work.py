@@ -43,6 +43,12 @@ class Work:
         """The same one each time: asking goes in parts, and only the first reads the whole log."""
         return self.logs.setdefault(name, AnswerLog(self.path(name)))
 
+    def answers(self, name: str, sampling: Sampling) -> AnswerLog:
+        """The log of answers asked so; of a sampled run, those asked greedily to be scored or to
+        see whether they stay the same lie apart, for they are no repeats of the others."""
+        apart = sampling.temperature != self.sampling.temperature
+        return self.log(f"{name}{'-greedy' if apart else ''}.jsonl")
+
     def path(self, name: str) -> Path | None:
         return self.record_dir / name if self.record_dir else None
 

@@ -3,10 +3,12 @@ import time
 from dataclasses import replace
 
 import pytest
+from aiohttp import web
 
 from evals.stub_endpoint import Stub, serving
 from flagdeploy.config.secret import Secret
 from flagdeploy.errors import EvalError
+from flagdeploy.evals.address import base_url
 from flagdeploy.evals.client import (
     Client,
     Endpoint,
@@ -14,7 +16,6 @@ from flagdeploy.evals.client import (
     Reply,
     _Attempt,
     _failed,
-    base_url,
     run,
 )
 
@@ -202,6 +203,36 @@ def test_the_key_travels_in_the_header_and_nowhere_else() -> None:
     assert "canary" not in repr(reply)
 
 
+class Echo(Stub):
+    """Sends back what it was sent, as some gateways do when they refuse."""
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.authorization.add(request.headers.get("Authorization", ""))
+        return web.json_response({"error": dict(request.headers)}, status=400)
+
+
+@pytest.mark.parametrize(
+    "login, key, sent",
+    [
+        ("", Secret("a-canary"), "Bearer a-canary"),
+        ("joe:a-can%40ry@", None, "Basic am9lOmEtY2FuQHJ5"),
+        ("joe:a-can%40ry@", Secret("a-canary"), "Bearer a-canary"),
+    ],
+)
+def test_what_shows_who_asks_is_in_no_reply(login: str, key: Secret | None, sent: str) -> None:
+    with serving(Echo()) as stub:
+
+        async def work() -> tuple[str, Reply]:
+            endpoint = Endpoint(stub.url.replace("//", f"//{login}"), api_key=key)
+            async with Client(endpoint, patience=QUICK) as client:
+                return client.base, await client.post("/chat/completions", CHAT)
+
+        base, reply = run(work())
+    assert stub.authorization == {sent}
+    assert base == stub.url
+    assert f'"Authorization": "{sent.split()[0]} ***"' in str(reply.error)
+
+
 def test_work_runs_inside_a_running_loop_too() -> None:
     async def notebook() -> int:
         async def inner() -> int:
@@ -213,7 +244,14 @@ def test_work_runs_inside_a_running_loop_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://h:1", "http://h:1/v1/", "http://h:1/v1/chat/completions", "http://h:1/v1"]
+    "url",
+    [
+        "http://h:1",
+        "http://h:1/v1/",
+        "http://h:1/v1/chat/completions",
+        "http://h:1/v1",
+        "http://joe:pass@h:1",
+    ],
 )
 def test_any_form_of_the_address_will_do(url: str) -> None:
     assert base_url(url) == "http://h:1/v1"

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from flagdeploy.evals.comparison import scored
 from flagdeploy.evals.proportions import unpaired_se
-from flagdeploy.evals.tables import Row, Score, pair_tables, parse_score, read_table
+from flagdeploy.evals.readers.samples import answer
+from flagdeploy.evals.tables import Row, Score, Table, pair_tables, parse_score, read_table
 from flagdeploy.evals.totals import aggregates
 from flagdeploy.evals.verdict import Verdict, judged, overall
 
@@ -79,3 +81,13 @@ def test_without_n_nothing_is_decided() -> None:
     (finding,) = aggregates([Row("MUSR", Score(0.6, None), Score(0.6, None))])
     assert finding.verdict is Verdict.INCONCLUSIVE
     assert finding.sentence == "nobody said how many questions were asked; give n"
+
+
+def test_repeats_of_a_question_are_no_further_questions() -> None:
+    answers = [
+        answer(f"q{i}", "mmlu", status="ok", gold="A", score=float(i % 10 < 7 and k < 3))
+        for i in range(100)
+        for k in range(4)
+    ]
+    published = Table("paper", "a paper", "there", {"MMLU": Score(0.7, 14042)})
+    assert scored(published, answers)[0].candidate == Score(0.525, 100)

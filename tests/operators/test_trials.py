@@ -105,6 +105,14 @@ def test_finished_trials_are_remembered_and_a_torn_line_is_not(folder: Path) -> 
     assert [json.loads(line).get("name") for line in lines[-1:]] == ["other"]
 
 
+def test_what_is_left_is_tried_again_when_something_else_is_left_out(folder: Path) -> None:
+    running = trials(folder)
+    for names in (["a"], ["b", "a"], ["a", "b"]):
+        assert running.excluding(names).passed
+    running.stop()
+    assert len(started(folder)) == 2
+
+
 def test_another_search_in_the_same_folder_is_refused(folder: Path) -> None:
     trials(folder).stop()
     with pytest.raises(UsageError, match="trials.jsonl: holds trials of another model") as caught:

@@ -99,6 +99,17 @@ def test_sampled_answers_are_averaged_over_repeats(questions: Path) -> None:
     assert result.baseline["sampling"] == {"temperature": 0.6, "top_p": None}
 
 
+def test_a_sampled_run_keeps_what_it_asked_greedily_apart(questions: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"repeats": 2, "temperature": 0.6, "limit": 5}
+    beside(sampled(0.8, 1), sampled(0.8, 2), questions, record_dir=tmp_path, **options)
+    for name in ("answers", "answers-baseline"):
+        counts = [
+            len((tmp_path / f"{log}.jsonl").read_text().splitlines())
+            for log in (name, f"{name}-greedy")
+        ]
+        assert counts == [30, 15], name
+
+
 def test_repeats_until_decided_stop_at_fail_and_say_what_they_spent(questions: Path) -> None:
     result = beside(
         sampled(0.8, 1), sampled(0.3, 2), questions, repeats="auto", temperature=0.6, limit=40
@@ -142,3 +153,13 @@ def test_a_live_baseline_without_questions() -> None:
         pytest.raises(UsageError, match="a live baseline brings no questions"),
     ):
         compare(Endpoint(stub.url), Endpoint(stub.url))
+
+
+def test_a_question_that_stands_twice_in_its_file_counts_once(tmp_path: Path) -> None:
+    write_questions(tmp_path)
+    for path in tmp_path.glob("*.jsonl"):
+        lines = path.read_text().splitlines(keepends=True)[:30]
+        path.write_text("".join([*lines, *lines[:5]]))
+    result = beside(model(0.2), model(0.2), tmp_path)
+    assert ran(result)["teacher forcing"] == "64 sequences, mode S"
+    assert (asked(result), sum(result.answers["baseline"].values())) == (90, 90)

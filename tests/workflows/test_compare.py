@@ -264,8 +264,10 @@ def test_a_live_baseline_is_recorded_for_a_recorded_candidate(
             Endpoint(stub.url),
             benchmarks=workspace / "examples" / "tiny",
             record_dir=tmp_path,
+            concurrency=3,
         )
     assert result.verdict == "PASS"
+    assert result.baseline["concurrency"] == [3, 12]
     assert len(read_bundle(tmp_path / "baseline.jsonl.gz").items) == 3 * N
 
 

@@ -163,3 +163,15 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
 
 def untimed(result: CompareResult) -> str:
     return json.dumps({**result.to_json(), "started": "", "seconds": 0}, sort_keys=True)
+
+
+def test_what_another_model_at_the_same_address_said_is_not_taken_up(
+    workspace: Path, tmp_path: Path
+) -> None:
+    stub = model(0.2)
+    with serving(stub):
+        options: dict[str, Any] = {"workspace": workspace, "record_dir": tmp_path}
+        assert compare(Endpoint(stub.url), "tiny/gpu", **options).verdict == "PASS"
+        stub.model, stub.nan = "another", True
+        result = compare(Endpoint(stub.url), "tiny/gpu", **options)
+    assert verdicts(result)["finite log-probabilities"] == "FAIL"

@@ -34,7 +34,7 @@ def read(path: Path) -> Samples:
     """
     text = text_of(path)
     if TRUNCATED in text:
-        raise EvalError(f"{path}: was truncated for a submission, so most samples are gone")
+        raise EvalError(f"{path}: was truncated for a submission, so most samples are gone", HINT)
     rows: dict[int, Row] = {}
     entries = 0
     for where, entry in _entries(path, text):
