@@ -81,10 +81,10 @@ def _root(
       flagdeploy serve deepseek_r1 --dry-run           the exact plan for every host
       flagdeploy serve deepseek_r1                     start it, wait for a token
       flagdeploy eval --dataset gsm8k,math500          scores of public test sets
-      flagdeploy compare --baseline h100               PASS, FAIL or INCONCLUSIVE
+      flagdeploy compare --baseline h100               PASS, FAIL, DIFFERENT or INCONCLUSIVE
 
-    Exit codes: 0 done or PASS, 1 failed or FAIL, 2 usage or configuration, 3 INCONCLUSIVE,
-    130 interrupted. Results go to stdout, everything else to stderr.
+    Exit codes: 0 done or PASS, 1 failed, FAIL or DIFFERENT, 2 usage or configuration,
+    3 INCONCLUSIVE, 130 interrupted. Results go to stdout, everything else to stderr.
     """
 
 

@@ -42,6 +42,7 @@ def record(
         typer.Option(
             metavar="quick|standard|full",
             help="Ask as much as that suite of `compare` does. Default: every question.",
+            autocompletion=complete.suites,
         ),
     ] = None,
     sequences: Annotated[
@@ -52,7 +53,9 @@ def record(
     mode: Annotated[
         str | None,
         typer.Option(
-            metavar="S|D|P", help="Score sequences in this mode only. Default: S if it can, and D."
+            metavar="S|D|P",
+            help="Score sequences in this mode only. Default: S if it can, and D.",
+            autocompletion=complete.modes,
         ),
     ] = None,
     benchmarks: Annotated[
@@ -87,6 +90,7 @@ def record(
     from flagdeploy.workflows import baseline as workflow
 
     out.quiet, out.json = quiet, json
+    options.check_folder("--record", record_dir)
     with out.progress() as report:
         path, bundle = workflow.record_named(
             source,

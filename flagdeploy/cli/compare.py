@@ -9,7 +9,6 @@ import typer
 
 from flagdeploy.cli import complete, options
 from flagdeploy.cli.output import out
-from flagdeploy.errors import UsageError
 
 
 def compare(
@@ -36,6 +35,7 @@ def compare(
             metavar="quick|standard|full",
             help="How much is asked: at most 1000 questions; all, and the candidate against "
             "itself; all, again and again with sampling.",
+            autocompletion=complete.suites,
         ),
     ] = "quick",
     from_table: Annotated[
@@ -69,6 +69,7 @@ def compare(
         typer.Option(
             metavar="POINTS",
             min=0.01,
+            max=100.0,
             help="Accuracy that may be lost. Default: 1% of "
             "the baseline's, or what the benchmark says.",
         ),
@@ -105,6 +106,7 @@ def compare(
             metavar="S|D|P",
             help="Score tokens by prefill (S), greedy decoding (D) or one request each (P). "
             "Default: the first of these that both sides have.",
+            autocompletion=complete.modes,
         ),
     ] = None,
     plan: Annotated[
@@ -145,6 +147,9 @@ def compare(
       flagdeploy compare --plan --baseline h100 --margin 1  questions, repeats, tokens, time
     """
     if plan:
+        from flagdeploy.evals.suites import suite_named
+
+        suite_named(suite)  # all suites are shown; a misspelt one is said
         _plan(baseline, workspace, margin, power, speed, concurrency, str(json_file) == "-")
         return
     from flagdeploy.records import report as reports
@@ -153,10 +158,8 @@ def compare(
 
     out.quiet, out.json = quiet, str(json_file) == "-" or form == "json"
     options.check_report(form, report_files)
-    if json_file and not out.json and (json_file.is_dir() or not json_file.parent.is_dir()):
-        raise UsageError(f"--json {json_file}: no file can be written there")
-    if record and record.exists() and not record.is_dir():
-        raise UsageError(f"--record {record}: is no folder")
+    options.check_file("--json", json_file)
+    options.check_folder("--record", record)
     record = record or new_record_dir(workspace)
     with out.progress() as report, _how_to_go_on(record):
         result = workflow(

@@ -54,6 +54,26 @@ def datasets(incomplete: str) -> list[str]:
     return [before + comma + name for name in _matching(names(), last)]
 
 
+def suites(incomplete: str) -> list[str]:
+    """How much `compare` asks."""
+    return _matching(["quick", "standard", "full"], incomplete)
+
+
+def modes(incomplete: str) -> list[str]:
+    """How tokens are scored."""
+    return _matching(["S", "D", "P"], incomplete)
+
+
+def forms(incomplete: str) -> list[str]:
+    """What `--format` prints."""
+    return _matching(["text", "markdown", "html", "junit", "json", "card"], incomplete)
+
+
+def graders(incomplete: str) -> list[str]:
+    """Whose scores `eval` prints."""
+    return _matching(["both", "mlperf", "lenient"], incomplete)
+
+
 def patch_sets(context: typer.Context, incomplete: str) -> list[str]:
     """Folders VENDOR/COMPONENT@COMMIT under patches/."""
     from flagdeploy.config.patch_set import folders

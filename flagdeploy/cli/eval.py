@@ -45,7 +45,12 @@ def eval_(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Repeat r is asked with seed + r.")] = None,
     grader: Annotated[
-        str, typer.Option(metavar="both|mlperf|lenient", help="Whose scores are printed.")
+        str,
+        typer.Option(
+            metavar="both|mlperf|lenient",
+            help="Whose scores are printed.",
+            autocompletion=complete.graders,
+        ),
     ] = "both",
     concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight, at most.")] = 16,
     rate: Annotated[
@@ -105,15 +110,11 @@ def eval_(
 
     if grader not in GRADERS:
         raise UsageError(f"--grader {grader}: there is {', '.join(GRADERS)}")
-    for option, file in (("--json", json_file), ("--lm-eval", lm_eval)):
-        if file and option == "--json" and (file.is_dir() or not file.parent.is_dir()):
-            raise UsageError(f"{option} {file}: no file can be written there")
-        if file and option == "--lm-eval" and file.exists() and not file.is_dir():
-            raise UsageError(f"{option} {file}: is no folder")
+    options.check_file("--json", json_file)
+    options.check_folder("--lm-eval", lm_eval)
+    options.check_folder("--record", record)
     out.quiet, out.json = quiet, str(json_file) == "-"
     record = record or new_record_dir(workspace)
-    if record.exists() and not record.is_dir():
-        raise UsageError(f"--record {record}: is no folder")
     with out.progress() as report:
         found = evaluate(
             source,

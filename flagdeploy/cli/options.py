@@ -1,5 +1,6 @@
 """Options that several commands share, with one wording each."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -85,6 +86,7 @@ Form = Annotated[
         "--format",
         metavar="F",
         help="On stdout: text, markdown, html, junit, json, or card (the table of a model card).",
+        autocompletion=complete.forms,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -110,8 +112,30 @@ def check_report(form: str, files: list[Path] | None) -> None:
     check_form(form)
     for file in files or []:
         form_of(file)
-        if file.is_dir() or not file.parent.is_dir():
-            raise UsageError(f"--report {file}: no file can be written there")
+        check_file("--report", file)
+
+
+def check_file(option: str, file: Path | None) -> None:
+    """Raise UsageError where `file` could not be written. None and `-` (stdout) can."""
+    if file is None or str(file) == "-":
+        return
+    place = file if file.exists() else file.parent
+    if file.is_dir() or not place.exists() or not os.access(place, os.W_OK):
+        raise UsageError(f"{option} {file}: no file can be written there")
+
+
+def check_folder(option: str, folder: Path | None) -> None:
+    """Make `folder`, or raise UsageError where no file could be written in it."""
+    if folder is None:
+        return
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{option} {folder}: is no folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{option} {folder}: no folder can be made: {error.strerror}") from None
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"{option} {folder}: no file can be written there")
 
 
 def checkpoint_of(name: str | None, workspace: str | None) -> str:

@@ -59,7 +59,10 @@ def deployment_folder(workspace: Path, name: str) -> Path:
     if name in names:
         return workspace / "examples" / name
     what = f"unknown deployment `{name}` in {workspace / 'examples'}"
-    raise ConfigError([Problem("command line", "NAME", what)], did_you_mean(name, names))
+    hint = did_you_mean(name, names)
+    if ":" in name:
+        hint = f"the URL of an endpoint begins with http:// or https://; {hint}"
+    raise ConfigError([Problem("command line", "NAME", what)], hint)
 
 
 def default_deployment(workspace: Path) -> str:

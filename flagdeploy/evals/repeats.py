@@ -64,7 +64,8 @@ def _as_recorded(
     ):
         if wanted is not None and wanted != had:
             raise UsageError(
-                f"the baseline {baseline.name} was recorded with {name} {had}, so the candidate "
+                f"the baseline {baseline.name} was recorded with{'out' if had is None else ''} "
+                f"{name}{'' if had is None else f' {had}'}, so the candidate "
                 f"cannot be asked with {wanted}",
                 hint="a live baseline (--baseline URL) is asked as the candidate is",
             )

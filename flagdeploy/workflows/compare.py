@@ -189,7 +189,10 @@ def _compared(a: Side, b: Side, work: Work) -> CompareResult:
             return totals(rows, about_table(a), about, margin_pp=work.margin_pp)
         case Table(), Endpoint():
             return run(_live_totals(a, b, work))
-    raise UsageError("the candidate is a table of totals, so the baseline must be one too")
+    raise UsageError(
+        "the candidate is a table of totals, so the baseline must be one too",
+        hint="a recorded or live baseline needs an endpoint, or a recording, as the candidate",
+    )
 
 
 def _as_in(a: Table, benchmark: Benchmark) -> Benchmark | None:
@@ -213,7 +216,8 @@ async def _live_totals(a: Table, b: Endpoint, work: Work) -> CompareResult:
         raise UsageError(
             f"{a.name} holds published scores of {', '.join(a.scores)}, and none of these is in "
             "what is asked",
-            hint="a recorded baseline (env/baselines/DEPLOYMENT/) brings its own questions",
+            hint="--dataset gsm8k,mmlu asks such sets (`flagdeploy pull --dataset list` names "
+            "them); a recorded baseline (env/baselines/DEPLOYMENT/) brings its own questions",
         )
     items = chosen(baselines.questions(asked), work.suite.questions, work.limit)
     async with Client(b, work.concurrency, work.patience) as client:

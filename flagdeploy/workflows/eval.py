@@ -128,7 +128,10 @@ def evaluate(
     if not names:
         folder = benchmarks or (root / "examples" / endpoint.name if endpoint.name else None)
         if folder is None:
-            raise UsageError("what shall be asked?", "--dataset NAME, see `pull --help` for names")
+            raise UsageError(
+                "what shall be asked?",
+                "--dataset NAME, and `flagdeploy pull --dataset list` names them",
+            )
         asked = load_benchmarks(folder)
         samplings = [asking.sampling(benchmark) for benchmark in asked]
     work = _Work(asking, concurrency, record_dir, patience, report)
@@ -232,7 +235,7 @@ async def _one(
             f"requests sent late: {open_loop.late}; {rate:g} a second want more than "
             f"{client.concurrency} in flight (--concurrency)",
         )
-    notes = (*notes, *_about_files(benchmark, settings["sha256"]))
+    notes = (*notes, *_about_files(benchmark, settings["sha256"]), *_unanswered(judged))
     return Result(benchmark.name, title, tuple(judged), settings, notes)
 
 
@@ -280,6 +283,13 @@ def _about_files(benchmark: Benchmark, found: str) -> tuple[str, ...]:
     if not known or found in known:
         return ()
     return (f"{benchmark.file} is not the published file: its sha256 is {found[:16]}...",)
+
+
+def _unanswered(judged: Sequence[Judged]) -> tuple[str, ...]:
+    """What the endpoint said to the first question that it gave no reply to."""
+    said = [one.answer.error for one in judged if one.answer.error]
+    more = f", and {len(said) - 1} more" if len(said) > 1 else ""
+    return (f"without a reply: {said[0][:300]}{more}",) if said else ()
 
 
 class _Both:

@@ -32,6 +32,8 @@ def candidate_side(given: Side | str | None, root: Path, filter_name: str | None
         return _of_another_tool(Path(given), filter_name)
     if given and (Path(given).is_file() or given in names(root)):
         return find(given, root)
+    if given and Path(given).is_dir() and given not in workspaces.deployments(root):
+        return _of_another_tool(Path(given), filter_name)  # says what was looked for
     return endpoint_of(given, root)
 
 

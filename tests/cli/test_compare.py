@@ -1,6 +1,7 @@
 """Exit codes, files and streams of `flagdeploy compare` and `flagdeploy baseline`."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,20 @@ def test_a_report_that_could_not_be_written_is_refused_before_anything_is_asked(
             ("compare", "mlu590", "--baseline", "h100", "--format", "pdf"),
             "error: unknown format `pdf`",
         ),
+        (("compare", "--plan", "--baseline", "h100", "--suite", "x"), "error: unknown suite `x`"),
+        (
+            ("compare", "--baseline", "h100", "--record", "/dev/null/x"),
+            "error: --record /dev/null/x: no folder can be made: Not a directory",
+        ),
+        (
+            ("compare", "127.0.0.1:8000", "--baseline", "h200"),
+            f"error: command line: NAME: unknown deployment `127.0.0.1:8000` in {ROOT}/examples",
+        ),
+        (
+            ("compare", "http://127.0.0.1:9", "--baseline", "h200", "--top-p", "0.9"),
+            "error: the baseline h200 was recorded without top_p, so the candidate cannot be "
+            "asked with 0.9",
+        ),
         (("baseline", "show", "nope"), "error: no baseline `nope`"),
         (
             ("baseline", "record", "http://127.0.0.1:9", "--concurrency", "16;4"),
@@ -117,6 +132,27 @@ def test_wrong_usage(arguments: tuple[str, ...], message: str) -> None:
     assert result.exit_code == 2
     assert result.stderr.splitlines()[0] == message
     assert result.stdout == ""
+
+
+def test_a_host_without_a_scheme_is_told_how_a_url_begins() -> None:
+    result = flagdeploy("compare", "127.0.0.1:8000", "--baseline", "h200", "--workspace", ROOT)
+    assert "the URL of an endpoint begins with http:// or https://" in result.stderr
+
+
+def test_a_folder_without_answers_says_what_was_looked_for(tmp_path: Path) -> None:
+    result = flagdeploy("compare", tmp_path, "--baseline", "h200", "--workspace", ROOT)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: {tmp_path}: holds no answers of a tool known here")
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda _, mode: mode != os.W_OK)  # a read-only mount
+    for option, place in {"--record": tmp_path, "--json": tmp_path / "r.json"}.items():
+        result = flagdeploy("compare", "http://127.0.0.1:9", "--baseline", "h200", option, place)
+        assert result.exit_code == 2
+        assert result.stderr == f"error: {option} {place}: no file can be written there\n"
 
 
 def test_an_endpoint_that_does_not_answer_is_an_error_not_a_verdict() -> None:

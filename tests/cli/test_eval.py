@@ -38,6 +38,10 @@ def test_a_score_is_printed_and_written(tmp_path: Path) -> None:
         (("eval", "--grader", "x"), "error: --grader x: there is both, mlperf, lenient"),
         (("eval", "--json", "/"), "error: --json /: no file can be written there"),
         (
+            ("eval", "--lm-eval", "/dev/null/x"),
+            "error: --lm-eval /dev/null/x: no folder can be made: Not a directory",
+        ),
+        (
             ("pull", "--dataset", "gsm8k,mmlu", "--to", "x"),
             "error: --to x: each data set has a folder of its own",
         ),

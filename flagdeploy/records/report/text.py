@@ -9,12 +9,14 @@ from flagdeploy.records.report.wording import (
     mode,
     open_tests,
     row,
+    scored,
 )
 
 
 def report(result: Result) -> str:
     """Verdict first, then a line per test and a sentence for each that did not pass."""
-    lines = [headline(result), f"mode: {mode(result)}", ""]
+    how = " ".join([f"mode: {mode(result)}.", *scored(result)]).removesuffix(".")
+    lines = [headline(result), how, ""]
     rows = [COLUMNS, *(row(test) for test in result["tests"])]
     widths = [max(len(cells[column]) for cells in rows) for column in range(len(COLUMNS))]
     for cells in rows:
