@@ -35,6 +35,7 @@ from flagdeploy.evals.grading import shapes
 from flagdeploy.evals.grading.plain import RULES
 
 Message = dict[str, str]
+PROMPT_TOKENS = 4096  # what is left for the question where a reply may fill the context
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,17 @@ def load_benchmarks(folder: Path) -> list[Benchmark]:
     if problems or not rows:
         raise ConfigError(problems or [Problem(str(path), "benchmarks", "is empty or missing")])
     return [_benchmark(row, folder) for row in rows]
+
+
+def fitting(benchmark: Benchmark, context: int | None) -> Benchmark:
+    """`benchmark` with replies as long as a `context` of so many tokens holds beside a question.
+
+    A request for more is refused by most engines, and says nothing about the model then.
+    """
+    if context is None or benchmark.max_tokens + PROMPT_TOKENS <= context:
+        return benchmark
+    most = max(context - PROMPT_TOKENS, context // 2)
+    return replace(benchmark, max_tokens=min(benchmark.max_tokens, most))
 
 
 def benchmarks_of(given: Path | Sequence[Benchmark]) -> list[Benchmark]:

@@ -16,7 +16,7 @@ from flagdeploy.errors import UsageError
 from flagdeploy.evals import dataset as public
 from flagdeploy.evals import tiers
 from flagdeploy.evals.answers import account, ask
-from flagdeploy.evals.benchmarks import Benchmark, benchmarks_of, of_dataset
+from flagdeploy.evals.benchmarks import Benchmark, benchmarks_of, fitting, of_dataset
 from flagdeploy.evals.bundle import Bundle
 from flagdeploy.evals.capabilities import probe
 from flagdeploy.evals.client import Client, Endpoint, Patience, run
@@ -219,9 +219,10 @@ async def _live_totals(a: Table, b: Endpoint, work: Work) -> CompareResult:
             hint="--dataset gsm8k,mmlu asks such sets (`flagdeploy pull --dataset list` names "
             "them); a recorded baseline (env/baselines/DEPLOYMENT/) brings its own questions",
         )
-    items = chosen(baselines.questions(asked), work.suite.questions, work.limit)
     async with Client(b, work.concurrency, work.patience) as client:
         capabilities = await probe(client)
+        asked = [fitting(row, capabilities.max_model_len) for row in asked]
+        items = chosen(baselines.questions(asked), work.suite.questions, work.limit)
         answers = await ask(
             client,
             capabilities,

@@ -20,6 +20,7 @@ from flagdeploy.evals.arrivals import OpenLoop
 from flagdeploy.evals.benchmarks import (
     Benchmark,
     Item,
+    fitting,
     load_benchmarks,
     load_items,
     load_repeated,
@@ -35,8 +36,6 @@ from flagdeploy.records.events import Event, Report, silent
 from flagdeploy.records.files import write_private
 from flagdeploy.workflows import eval_code
 from flagdeploy.workflows.sides import endpoint_of
-
-PROMPT_TOKENS = 4096  # what is left for the question where a reply may fill the context
 
 
 @dataclass(frozen=True)
@@ -245,15 +244,12 @@ def _max_tokens(
     """What was asked for; else what is usual, as far as the endpoint's context holds it."""
     if asking.max_tokens:
         return asking.max_tokens, ()
-    context = capabilities.max_model_len
-    if context is None or benchmark.max_tokens + PROMPT_TOKENS <= context:
-        return benchmark.max_tokens, ()
-    most = min(benchmark.max_tokens, max(context - PROMPT_TOKENS, context // 2))
+    most = fitting(benchmark, capabilities.max_model_len).max_tokens
     if most == benchmark.max_tokens:
         return most, ()
     return most, (
         f"replies were limited to {most} tokens instead of {benchmark.max_tokens}, because the "
-        f"endpoint's context has {context}",
+        f"endpoint's context has {capabilities.max_model_len}",
     )
 
 

@@ -298,6 +298,8 @@ def test_a_published_table_against_public_sets(data: Path, tmp_path: Path) -> No
             data=data,
             patience=Patience(attempts=2, first_pause_s=0.01),
         )
+    # A reply of 32768 tokens, which the sets allow, would be refused: the context has 4096.
+    assert {body["max_tokens"] for body in stub.seen if "Q?" in str(body)} == {2048}
     assert result.mode == "published totals"
     assert {finding.name: finding.n for finding in result.findings} == {"GSM8K": 12, "AIME 2025": 1}
 
