@@ -10,7 +10,7 @@ from flagdeploy.cli.output import out
 from flagdeploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from flagdeploy.config.flagscale.importing import Imported
+    from flagdeploy.config.flagscale.imported import Imported
 
 FromFlagscale = Annotated[
     Path | None,

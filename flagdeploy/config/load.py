@@ -12,18 +12,16 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flagdeploy.config import hostfile, keys, layers, references, workspace
+from flagdeploy.config.flagscale.imported import Imported
 from flagdeploy.config.launch import Host
 from flagdeploy.config.layers import Merged, Source
 from flagdeploy.config.schema import Deployment
 from flagdeploy.config.secret import Secret
 from flagdeploy.config.yaml_file import KeyPath
 from flagdeploy.errors import ConfigError, Problem, did_you_mean
-
-if TYPE_CHECKING:
-    from flagdeploy.config.flagscale.importing import Imported
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def load(
 
 
 def load_imported(
-    imported: "Imported",
+    imported: Imported,
     overrides: Sequence[str] = (),
     *,
     root: Path,

@@ -12,6 +12,7 @@ import yaml
 from flagdeploy.config import keys, layers, references
 from flagdeploy.config import workspace as workspaces
 from flagdeploy.config.flagscale import exporting, importing
+from flagdeploy.config.flagscale.imported import Imported
 from flagdeploy.config.layers import Source
 from flagdeploy.config.load import Loaded, load, load_imported
 from flagdeploy.config.plain import plain
@@ -184,9 +185,7 @@ def import_(
     return Written(files, to, imported.notes, problems)
 
 
-def _unready(
-    imported: importing.Imported, settings: Sequence[str], root: Path
-) -> tuple[Problem, ...]:
+def _unready(imported: Imported, settings: Sequence[str], root: Path) -> tuple[Problem, ...]:
     """What `serve` would refuse. Raises ConfigError where values are not even of their types."""
     anything = {name: "-" for layer in imported.layers for name in references.names(layer.data)}
     load_imported(imported, settings, root=root, environ={**os.environ, **anything})

@@ -2,16 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from flagdeploy.config import workspace as workspaces
 from flagdeploy.config.facts import Facts
+from flagdeploy.config.flagscale.imported import Imported
 from flagdeploy.plans.serve import plan_serve
 from flagdeploy.plans.steps import Plan
 from flagdeploy.workflows import resolve
-
-if TYPE_CHECKING:
-    from flagdeploy.config.flagscale.importing import Imported
 
 DRY_RUN = "dry-run"
 
@@ -25,7 +22,7 @@ def plan(
     launcher: str | None = None,
     until: str | None = None,
     workspace: str | None = None,
-    imported: "Imported | None" = None,
+    imported: Imported | None = None,
 ) -> Plan:
     """What `serve` would do on hosts about which nothing is known; through stage `until` only.
 

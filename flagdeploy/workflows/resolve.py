@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from flagdeploy import engines, vendors
 from flagdeploy.config import workspace
+from flagdeploy.config.flagscale.imported import Imported
 from flagdeploy.config.launch import LABEL_DEPLOYMENT, LABEL_ENDPOINT, LABEL_MODEL, Running
 from flagdeploy.config.load import Loaded, load, load_imported
 from flagdeploy.config.secret import Secret
@@ -17,7 +18,6 @@ from flagdeploy.plans.serve import problems
 from flagdeploy.vendors.base import Vendor
 
 if TYPE_CHECKING:
-    from flagdeploy.config.flagscale.importing import Imported
     from flagdeploy.config.patch_set import PatchSet
 
 
@@ -29,7 +29,7 @@ def deployment(
     hosts: str | None = None,
     launcher: str | None = None,
     root: Path,
-    imported: "Imported | None" = None,
+    imported: Imported | None = None,
 ) -> tuple[Loaded, Engine, Vendor]:
     """A configuration in which every rule holds: of `imported` if given, else of `name`.
 

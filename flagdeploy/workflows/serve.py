@@ -4,10 +4,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flagdeploy.config import endpoint
 from flagdeploy.config import workspace as workspaces
+from flagdeploy.config.flagscale.imported import Imported
 from flagdeploy.config.load import Loaded
 from flagdeploy.config.plain import plain
 from flagdeploy.config.secret import Secret
@@ -22,9 +23,6 @@ from flagdeploy.vendors.base import Vendor
 from flagdeploy.workflows import places, resolve
 from flagdeploy.workflows.execute import Outcome, execute
 from flagdeploy.workflows.probe import probe
-
-if TYPE_CHECKING:
-    from flagdeploy.config.flagscale.importing import Imported
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def serve(
     hosts: str | None = None,
     launcher: str | None = None,
     workspace: str | None = None,
-    imported: "Imported | None" = None,
+    imported: Imported | None = None,
     report: Report = silent,
 ) -> Served:
     """Bring deployment `name` up on its hosts and wait until it generates a token.
@@ -101,7 +99,7 @@ def prepare(
     hosts: str | None = None,
     launcher: str | None = None,
     workspace: str | None = None,
-    imported: "Imported | None" = None,
+    imported: Imported | None = None,
     report: Report = silent,
 ) -> Prepared:
     """Carry out the stages of deployment `name` up to `until` (``checkpoint``, ``weight_cache``).

@@ -6,34 +6,22 @@ Pure but for reading the files: nothing depends on the current folder, and nothi
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from flagdeploy.config import hostfile
 from flagdeploy.config.flagscale import engine_args, environment, pair
 from flagdeploy.config.flagscale.draft import Draft
+from flagdeploy.config.flagscale.imported import Imported
 from flagdeploy.config.flagscale.texts import ASSUMED, DIFFERS, LEFT_OUT, REFUSED
 from flagdeploy.config.launch import Host
-from flagdeploy.config.layers import Layer
 from flagdeploy.config.yaml_file import KeyPath
-from flagdeploy.errors import ConfigError, Problem, did_you_mean
+from flagdeploy.errors import ConfigError, did_you_mean
 
 _ENGINES = ("vllm", "sglang")
 VENDORS = {"gpu": "nvidia", "cpu": "cpu", "mlu": "cambricon", "tt": "tenstorrent"}
 _RUNNER = ("experiment", "runner")
-
-
-@dataclass(frozen=True)
-class Imported:
-    """What a FlagScale pair says in our keys; `notes` name all that is not carried out as it is."""
-
-    name: str
-    file: Path
-    layers: tuple[Layer, ...]
-    hosts: tuple[Host, ...]
-    """Empty: the deployment runs on this machine."""
-    notes: tuple[Problem, ...]
 
 
 def read(
