@@ -100,6 +100,11 @@ def compare(
         b = candidate_side(candidate, root, filter_name)
         a = baseline_side(baseline, b, root, filter_name)
         check_filter(filter_name, a, b)
+        if datasets and isinstance(a, Bundle):
+            raise UsageError(
+                f"--dataset: {a.name} is a recorded baseline, which brings its own questions",
+                hint="leave it out, or record one with `baseline record --dataset`",
+            )
         name = b.name if isinstance(b, Endpoint) else ""
         own = root / "examples" / name if name else None
         sets = [of_dataset(one, data, root) for one in datasets]

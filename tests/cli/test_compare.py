@@ -94,6 +94,10 @@ def test_a_report_that_could_not_be_written_is_refused_before_anything_is_asked(
             "recorded greedily",
         ),
         (
+            ("compare", "http://127.0.0.1:9", "--baseline", "h200", "--dataset", "gsm8k"),
+            "error: --dataset: h200 is a recorded baseline, which brings its own questions",
+        ),
+        (
             ("compare", "--baseline", "h100", "--early", "--all-tiers"),
             "error: --early and --all-tiers exclude each other",
         ),
