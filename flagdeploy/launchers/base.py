@@ -57,6 +57,10 @@ class Launcher(Protocol):
     def put(self, id: str, files: Sequence[File]) -> None:
         """Write files into a container of ours, running or not, in its mounted folders too."""
 
+    def inside(self, id: str, argv: Sequence[str], timeout: float = 20) -> Result:
+        """Run a command beside a running rank, in its container, to its end; a non-zero exit code
+        is no error, and a program that the container lacks gives 126 or 127."""
+
     def stop(self, id: str, timeout: int | None = None) -> None:
         """SIGTERM, SIGKILL after `timeout` seconds (None: what the rank was started with), then
         remove; an unknown id is no error."""

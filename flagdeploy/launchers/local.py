@@ -45,6 +45,8 @@ _SUPERVISOR = 'trap : TERM INT HUP; "$@"; echo $? > "$0"'
 
 
 VERSION = 1  # of state.json
+FOLDER = "FLAGDEPLOY_RANK_FOLDER"
+"""Names a private folder of the rank, which goes when it is stopped."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ class LocalLauncher:
             pid = os.posix_spawn(
                 "/bin/sh",
                 ["sh", "-c", _SUPERVISOR, str(folder / "exit"), *spec.argv],
-                {**os.environ, **given, TOKEN: state.token},
+                {**os.environ, **given, FOLDER: str(folder), TOKEN: state.token},
                 file_actions=[(os.POSIX_SPAWN_DUP2, null, 0)]
                 + [(os.POSIX_SPAWN_DUP2, log, output) for output in (1, 2)],
                 setsid=True,
@@ -151,6 +153,10 @@ class LocalLauncher:
 
     def put(self, id: str, files: Sequence[File]) -> None:
         raise UsageError("the local launcher runs no containers", "--launcher ssh")
+
+    def inside(self, id: str, argv: Sequence[str], timeout: float = 20) -> Result:
+        """On this machine, with the rank's folder in the environment."""
+        return self.run(["env", f"{FOLDER}={self._folder / id}", *argv], timeout)
 
     def stop(self, id: str, timeout: int | None = None) -> None:
         if (state := self._read(id)) is None:

@@ -53,6 +53,9 @@ class SshLauncher:
     def put(self, id: str, files: Sequence[File]) -> None:
         self.engine.put(id, files)
 
+    def inside(self, id: str, argv: Sequence[str], timeout: float = 20) -> Result:
+        return self.engine.inside(id, argv, timeout)
+
     def stop(self, id: str, timeout: int | None = None) -> None:
         self.engine.stop(id, timeout)
 

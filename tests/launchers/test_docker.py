@@ -362,3 +362,23 @@ def test_an_engine_that_cannot_confine_runs_nothing(
     monkeypatch.undo()
     id = launcher.start(spec)
     assert only(launcher).id == id
+
+
+def test_a_command_beside_a_rank(
+    launcher: SshLauncher, make: Callable[..., ContainerSpec]
+) -> None:
+    id = launcher.start(make("echo made >/tmp/by-the-rank; sleep 300", env={"SWITCH": "a 'b'\n"}))
+    eventually(lambda: launcher.inside(id, ["cat", "/tmp/by-the-rank"]).stdout == b"made\n")
+    words = ["", "two words", "$(reboot)", "'\"\\", "ü"]
+    script = 'printf "%s\\n" "$SWITCH" "$@"; echo err >&2; exit 3'
+    result = launcher.inside(id, ["sh", "-c", script, "sh", *words])
+    assert result.stdout.decode() == "\n".join(["a 'b'\n", *words, ""])
+    assert (result.stderr, result.exit_code) == (b"err\n", 3)
+    flood = launcher.inside(id, ["head", "-c", "3000000", "/dev/zero"])
+    assert len(flood.stdout) == 3_000_000
+    assert launcher.inside(id, ["no-such-program"]).exit_code in (126, 127)
+    with pytest.raises(HostError, match="`sleep` in"):
+        launcher.inside(id, ["sleep", "60"], timeout=1)
+    launcher.stop(id, timeout=0)
+    with pytest.raises(HostError, match="No such container"):
+        launcher.inside(id, ["true"])

@@ -248,3 +248,12 @@ def test_containers_are_not_for_this_launcher(launcher: LocalLauncher) -> None:
     container = ContainerSpec("n", "i", (), {}, {})
     with pytest.raises(UsageError, match="^the local launcher starts processes"):
         launcher.start(container)
+
+
+def test_a_command_beside_a_rank_knows_its_folder(launcher: LocalLauncher) -> None:
+    launcher.start(spec('echo made >"$FLAGDEPLOY_RANK_FOLDER/note"; sleep 300'))
+    script = 'cat "$FLAGDEPLOY_RANK_FOLDER/note"'
+    eventually(lambda: launcher.inside("tiny-0", ["sh", "-c", script]).stdout == b"made\n")
+    folder = launcher.inside("tiny-0", ["printenv", "FLAGDEPLOY_RANK_FOLDER"]).text
+    launcher.stop("tiny-0", 0)
+    assert not Path(folder).exists()
