@@ -25,6 +25,7 @@ def check(deployment: Deployment, hosts: Sequence[Host], chip: Chip | None) -> l
         _speculative(deployment),
         _memory(deployment, chip),
         _engine_features(deployment),
+        _operators(deployment),
         _launch(deployment, hosts),
         _patch(deployment),
     ]
@@ -125,7 +126,7 @@ def _memory(deployment: Deployment, chip: Chip | None) -> Iterator[Finding]:
 
 
 def _engine_features(deployment: Deployment) -> Iterator[Finding]:
-    graph, operators = deployment.cuda_graph, deployment.operators
+    graph = deployment.cuda_graph
     if graph.batch_sizes and min(graph.batch_sizes) < 1:
         yield "cuda_graph.batch_sizes", "batch sizes are at least 1"
     largest = max(graph.batch_sizes, default=None)
@@ -138,10 +139,21 @@ def _engine_features(deployment: Deployment) -> Iterator[Finding]:
             yield f"cuda_graph.{key}", "is set, but cuda_graph.enabled is false: unset it"
     if deployment.chunked_prefill is False and deployment.chunked_prefill_size:
         yield "chunked_prefill", "false, but chunked_prefill_size is set"
-    if operators.include and operators.exclude:
+
+
+def _operators(deployment: Deployment) -> Iterator[Finding]:
+    wanted = deployment.operators
+    if wanted.include is not None and wanted.exclude:
         yield "operators.exclude", "operators.include is set too: give one of them"
-    if operators.library == "none" and (operators.include or operators.exclude):
-        yield "operators.library", "none, but operators to include or exclude are set"
+    if wanted.include is not None and not wanted.include:
+        what = "an empty list switches nothing on: leave it out for all operators"
+        yield "operators.include", f"{what}, or set operators.library=none"
+    for key in ("include", "exclude"):
+        names = getattr(wanted, key) or []
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            yield f"operators.{key}", f"names {', '.join(twice)} twice"
+    if wanted.library == "none" and (wanted.include or wanted.exclude or wanted.config):
+        yield "operators.library", "none, but operators or settings of a library are set"
 
 
 def _patch(deployment: Deployment) -> Iterator[Finding]:

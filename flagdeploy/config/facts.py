@@ -49,11 +49,15 @@ class HostFacts:
     """By path, those of the deployment's stages."""
     patched: Worktree = Worktree()
     """At `patch.worktree`."""
+    checkpoint: str = ""
+    """Digest of the checkpoint that is served; empty when that was not asked, or there is none."""
 
 
 @dataclass(frozen=True)
 class Facts:
     hosts: Mapping[str, HostFacts] = field(default_factory=dict)
+    native: frozenset[str] = frozenset()
+    """Keys of the outputs that were recorded without an operator library."""
 
     def of(self, host: str) -> HostFacts:
         return self.hosts.get(host, HostFacts())

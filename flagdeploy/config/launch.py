@@ -1,5 +1,6 @@
 """What one rank of a deployment runs: the types that plans make and launchers carry out."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +53,28 @@ class RankCommand:
     argv: tuple[str, ...]
     env: dict[str, EnvValue] = field(default_factory=dict)
     files: tuple[File, ...] = ()
+
+
+@dataclass(frozen=True)
+class Switch:
+    """What shows that an operator library is on in a rank."""
+
+    library: str
+    variables: tuple[str, ...]
+    """Names of the variables that every process of the rank has to have."""
+    log: str
+    """Pattern of the files that list the operators called; empty: there are none."""
+    no_log: str = ""
+    """Why there are none."""
+    off: Mapping[str, str] = field(default_factory=dict)
+    """Variables that switch it off where it is on by itself."""
+
+    @property
+    def taken_back(self) -> tuple[str, ...]:
+        """Arguments of env(1) that undo the switch, whoever set it."""
+        words = ([f"{name}={self.off[name]}"] for name in self.variables if name in self.off)
+        gone = (["-u", name] for name in self.variables if name not in self.off)
+        return tuple(word for part in (*gone, *words) for word in part)
 
 
 @dataclass(frozen=True)

@@ -213,11 +213,13 @@ class Operators:
     """A Triton operator library that replaces PyTorch's kernels."""
 
     library: Literal["none", "flaggems"] = key("none", "which library")
-    build: Literal["none", "patched", "plugin"] = key(
-        "none", "engine build in the image that honours it: patched by FlagScale, or the FL plugin"
+    build: Literal["none", "patched", "plugin", "flagdeploy"] = key(
+        "none", "engine build that honours it: FlagScale's patch, the FL plugin, or our patch set"
     )
-    include: list[str] = key([], "only these operators")
+    include: list[str] | None = key(None, "only these operators, by the library's function names")
     exclude: list[str] = key([], "all but these operators")
+    config: dict[str, Any] = key({}, "more settings of library and build, see env/engines/E.yaml")
+    compare_native: bool = key(True, "start once without it: its outputs show that they change")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flagdeploy.config import yaml_file
+from flagdeploy.engines.builds import Build
 from flagdeploy.engines.converters import Converter
 from flagdeploy.errors import ConfigError, Problem
 
@@ -87,8 +88,10 @@ class Table:
     """Keys that the engine has nothing for, with the reason."""
     owned: Mapping[str, str] = field(default_factory=dict)
     """More names that `engine_args` may not set, and the key to use instead."""
-    operators: Mapping[str, Any] = field(default_factory=dict)
-    """Variables of engine builds that switch operator libraries."""
+    operators: Mapping[str, Build] = field(default_factory=dict)
+    """Builds of the engine that honour operator libraries, by the name `operators.build` takes."""
+    no_operators: str = ""
+    """Why there is no such build."""
     converters: Mapping[str, Converter] = field(default_factory=dict)
     """The vendor's own converters, by the name that `stages.*.converter` takes."""
 
@@ -108,6 +111,7 @@ def read(path: Path) -> Table:
             name: Converter(name, **row)
             for name, row in (data.pop("converters", None) or {}).items()
         }
+        builds = {name: Build(**row) for name, row in (data.pop("operators", None) or {}).items()}
         table = Table(
             title=data.pop("title"),
             oldest=versions["oldest"],
@@ -115,6 +119,7 @@ def read(path: Path) -> Table:
             arguments=arguments,
             vendors=tuple(data.pop("vendors", None) or ()),
             converters=converters,
+            operators=builds,
             **data,
         )
     except KeyError as error:

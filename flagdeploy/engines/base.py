@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from flagdeploy.config import keys
-from flagdeploy.config.launch import EnvValue, Host, RankCommand, StageCommand
+from flagdeploy.config.launch import EnvValue, Host, RankCommand, StageCommand, Switch
 from flagdeploy.config.schema import Deployment
 from flagdeploy.engines import arguments, operators, stages
 from flagdeploy.engines.arguments import Argument, Table
@@ -85,6 +85,10 @@ class Engine(ABC):
     def stages(self, deployment: Deployment) -> tuple[StageCommand, ...]:
         """The vendor's converters to run before the ranks, in order."""
         return stages.commands(self.table, deployment, self.words(deployment))
+
+    def switch(self, deployment: Deployment) -> Switch | None:
+        """What shows in a rank that its operator library is on; None when none is wanted."""
+        return operators.switch(self.table, deployment)
 
     def words(self, deployment: Deployment) -> dict[str, str]:
         """What `{WORD}` stands for in this engine's converters, beside source and product."""

@@ -1,48 +1,113 @@
-"""Switches of operator libraries (FlagGems) in the engine builds that honour them.
+"""An operator library (FlagGems) as an engine build is told of it, and what it cannot be told."""
 
-Stock engines ignore the switch, so `operators.build` must say which build runs: ``patched`` is an
-engine patched by FlagScale or by the chip's vendor, ``plugin`` one with the FL plugin. Both take
-variables, which the engine's table names.
-"""
-
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from flagdeploy.config.launch import Switch
 from flagdeploy.config.schema import Deployment
 from flagdeploy.engines.arguments import Table
+from flagdeploy.engines.builds import FILE, OVERRIDDEN, Build, text
+from flagdeploy.errors import did_you_mean
+
+Finding = tuple[str, str]
+TRUE = ("1", "true", "yes")
+# Names of Python functions: the lists that carry them have commas between.
+_NAME = re.compile(r"[A-Za-z_]\w*")
 
 
 def environment(table: Table, deployment: Deployment) -> dict[str, str]:
     """Variables that switch the library on, or off where a build switches it on by itself."""
-    wanted = deployment.operators
-    build: dict[str, Any] = table.operators.get(wanted.build) or {}
+    wanted, build = deployment.operators, table.operators.get(deployment.operators.build)
+    if build is None:
+        return {}
     if wanted.library == "none":
-        return dict(build.get("off") or {})
-    env = dict(build.get("on") or {})
-    if wanted.include and "include" in build:
-        env[build["include"]] = ",".join(wanted.include)
-    if wanted.exclude and "exclude" in build:
-        env[build["exclude"]] = ",".join(wanted.exclude)
-    return env
+        return dict(build.off)
+    env = dict(build.on)
+    if wanted.include is not None:
+        env[build.include] = ",".join(wanted.include)
+    if wanted.exclude:
+        env[build.exclude] = ",".join(wanted.exclude)
+    return env | {build.settings[name]: text(value) for name, value in wanted.config.items()}
 
 
-def problems(table: Table, deployment: Deployment) -> Iterator[tuple[str, str]]:
-    """Requests that would have no effect, as (dotted key, what)."""
+def switch(table: Table, deployment: Deployment) -> Switch | None:
+    """What shows that the library is on, None when it is not wanted."""
+    wanted, build = deployment.operators, table.operators.get(deployment.operators.build)
+    if wanted.library == "none" or build is None:
+        return None
+    return Switch(
+        library=wanted.library,
+        variables=tuple(environment(table, deployment)),
+        log="" if deployment.vendor in build.unrecorded_on else build.log,
+        no_log=build.unrecorded_on.get(deployment.vendor, ""),
+        off=build.off,
+    )
+
+
+def problems(table: Table, deployment: Deployment) -> Iterator[Finding]:
+    """Requests that would have no effect, or another than asked for, as (dotted key, what)."""
     wanted = deployment.operators
     if wanted.library == "none":
         return
     if not table.operators:
-        yield "operators.library", f"{table.title} has no build that takes {wanted.library}"
+        yield "operators.library", f"{table.title}: {table.no_operators}"
         return
-    build: dict[str, Any] | None = table.operators.get(wanted.build)
+    build = table.operators.get(wanted.build)
     if build is None:
-        builds = " or ".join(table.operators)
-        what = f"stock {table.title} ignores {wanted.library}"
-        yield "operators.build", f"{what}: use an image built for it and set {builds}"
+        builds = " or ".join(name for name in table.operators if name != "none")
+        if wanted.build == "none":
+            what = f"stock {table.title} ignores {wanted.library}"
+            yield "operators.build", f"{what}: use an image built for it and set {builds}"
+        else:
+            what = f"{table.title} has no {wanted.build} build; leave it out"
+            yield "operators.build", what + (f", or set {builds}" if builds else "")
         return
-    if deployment.vendor in (build.get("not_on") or {}):
-        yield "operators.build", f"{wanted.build}: {build['not_on'][deployment.vendor]}"
+    if reason := build.not_on.get(deployment.vendor):
+        yield "operators.build", f"{wanted.build}: {reason}"
+    yield from _choices(table, deployment, build)
+    yield from _settings(table, deployment, build)
+    yield from _contradictions(deployment, build)
+    if deployment.vendor in build.unrecorded_on and not wanted.compare_native:
+        what = f"nothing else would show the swap: {build.unrecorded_on[deployment.vendor]}"
+        yield "operators.compare_native", what
+
+
+def _choices(table: Table, deployment: Deployment, build: Build) -> Iterator[Finding]:
     for key in ("include", "exclude"):
-        if getattr(wanted, key) and key not in build:
-            what = f"the {wanted.build} build of {table.title} cannot choose operators"
+        names: list[str] | None = getattr(deployment.operators, key)
+        if names and not getattr(build, key):
+            what = (
+                f"the {deployment.operators.build} build of {table.title} cannot choose operators"
+            )
             yield f"operators.{key}", what
+        for name in names or ():
+            if not _NAME.fullmatch(name):
+                yield f"operators.{key}", f"`{name}` is no name of a function of the library"
+
+
+def _settings(table: Table, deployment: Deployment, build: Build) -> Iterator[Finding]:
+    given: Mapping[str, Any] = deployment.operators.config
+    for name in given:
+        if name not in build.settings:
+            what = f"the {deployment.operators.build} build of {table.title} has no such setting"
+            yield f"operators.config.{name}", f"{what}; {did_you_mean(name, list(build.settings))}"
+    for name in OVERRIDDEN:
+        if FILE in given and name in given and name in build.config:
+            yield f"operators.config.{name}", f"is ignored: operators.config.{FILE} replaces it"
+
+
+def _contradictions(deployment: Deployment, build: Build) -> Iterator[Finding]:
+    """Variables that `container` sets win over those of the library."""
+    container, wanted = deployment.container, deployment.operators
+    places = {"env": container.env}
+    places |= {f"rank_env.{rank}": env for rank, env in container.rank_env.items()}
+    chosen = {build.include: wanted.include, build.exclude: wanted.exclude}
+    for place, env in places.items():
+        for name, value in env.items():
+            if name == build.switch and str(value).lower() not in TRUE:
+                what = f"{value} switches off what operators.library asks for"
+                yield f"container.{place}.{name}", what
+            if name and chosen.get(name):
+                key = "include" if name == build.include else "exclude"
+                yield f"container.{place}.{name}", f"is set by flagdeploy: use `operators.{key}`"

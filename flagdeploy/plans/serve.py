@@ -28,6 +28,7 @@ from flagdeploy.config.launch import (
     RankCommand,
     Spec,
     StageCommand,
+    Switch,
 )
 from flagdeploy.config.plain import plain
 from flagdeploy.config.schema import Container, Deployment
@@ -35,6 +36,7 @@ from flagdeploy.config.secret import Secret
 from flagdeploy.engines import Engine
 from flagdeploy.errors import HostError
 from flagdeploy.plans.container import container_of, mounts_of
+from flagdeploy.plans.operators import Swap, swap_steps, without_library
 from flagdeploy.plans.prepare import left_steps, prepare_steps
 from flagdeploy.plans.stages import convert_steps, until_stage
 from flagdeploy.plans.steps import Convert, Plan, Skip, Start, Step, WaitReady
@@ -78,32 +80,45 @@ def plan_serve(
     """
     if until:
         return _plan_stages(deployment, hosts, facts, engine, run_id, until)
-    commands = engine.commands(deployment, hosts)
-    specs = [
-        _labelled(_spec(deployment, hosts, facts, engine, command, python), run_id, patch_set)
-        for command in _with_plugin(commands, _plugin(deployment, vendor))
-    ]
+
+    def specs_of(wanted: Deployment, undone: Switch | None = None) -> tuple[Spec, ...]:
+        """The ranks, with what a prelude may export of `undone` taken back."""
+        commands = _with_plugin(engine.commands(wanted, hosts), _plugin(wanted, vendor))
+        return tuple(
+            _labelled(
+                _spec(wanted, hosts, facts, engine, command, python, undone), run_id, patch_set
+            )
+            for command in commands
+        )
+
+    specs = specs_of(deployment)
     patches = _patches(deployment, hosts, facts, patch_set) if patch_set else []
     ready = _wait(deployment, hosts, engine)
     notes = tuple(_notes(deployment, hosts, engine, vendor))
+    swap = Swap()
+    if switch := engine.switch(deployment):
+        native = specs_of(without_library(deployment, switch), switch)
+        swap = swap_steps(deployment, hosts, facts, switch, specs, native, ready)
     if _runs_already(facts, hosts, specs):
         skips = [
             Skip(host.address, f"start-{rank}", f"rank {rank} runs already, unchanged")
             for rank, host in enumerate(hosts)
         ]
         left = left_steps(deployment, facts)
-        return Plan(deployment.name, (*left, *patches, *skips, ready), notes)
+        return Plan(deployment.name, (*left, *patches, *skips, ready, *swap.after), notes)
     _refuse_taken_ports(deployment, hosts, facts)
     commands_before = engine.stages(deployment)
     conversions = _conversions(commands_before, deployment, hosts, facts, run_id)
     steps = [*prepare_steps(deployment, hosts, facts, commands_before, conversions), *patches]
     timeout = deployment.container.stop_timeout
-    stops = stop_steps(facts.running, "the deployment changes or is incomplete", timeout)
+    reason = "the deployment changes or is incomplete"
+    stops = [*swap.before_stop, *stop_steps(facts.running, reason, timeout)]
     steps += [*stops, *conversions] if _need_devices(conversions) else [*conversions, *stops]
+    steps += swap.before_start
     for rank, (host, spec) in enumerate(zip(hosts, specs, strict=True)):
         why = f"start rank {rank} of {len(hosts)}"
         steps.append(Start(host.address, f"start-{rank}", why, rank, spec))
-    return Plan(deployment.name, (*steps, ready), notes)
+    return Plan(deployment.name, (*steps, ready, *swap.after), notes)
 
 
 def _plan_stages(
@@ -179,6 +194,7 @@ def _spec(
     engine: Engine,
     command: RankCommand,
     python: str,
+    undone: Switch | None,
 ) -> Spec:
     rank, container = command.rank, deployment.container
     name = f"flagdeploy-{deployment.name}-{rank}"
@@ -192,11 +208,13 @@ def _spec(
     env = _environment(deployment, command)
     if deployment.launcher == "local":
         own = (python, *command.argv[1:]) if command.argv[0] == "python" else command.argv
-        return ProcessSpec(name, _prepared(own, container), env, labels, container.stop_timeout)
+        return ProcessSpec(
+            name, _prepared(own, container, undone), env, labels, container.stop_timeout
+        )
     return replace(
         container_of(deployment, hosts[rank], facts),
         name=name,
-        argv=_prepared(command.argv, container),
+        argv=_prepared(command.argv, container, undone),
         env=env,
         labels=labels,
         files=command.files,
@@ -214,11 +232,15 @@ def _with_plugin(commands: Sequence[RankCommand], plugin: Plugin | None) -> Sequ
     return [replace(c, env={**plugin.environment, **c.env}) for c in commands]
 
 
-def _prepared(argv: tuple[str, ...], container: Container) -> tuple[str, ...]:
+def _prepared(
+    argv: tuple[str, ...], container: Container, undone: Switch | None
+) -> tuple[str, ...]:
     """`argv` after the prelude, which is an argument of bash and so needs no quoting; the engine
     takes the place of bash and gets its signals."""
     if not container.prelude:
         return argv
+    if undone:
+        argv = ("env", *undone.taken_back, *argv)
     return ("bash", "-c", 'eval "$0" && exec "$@"', container.prelude, *argv)
 
 

@@ -120,6 +120,48 @@ class WaitReady(Step):
 
 
 @dataclass(frozen=True)
+class RecordNative(Step):
+    """Keep what the endpoint generates without an operator library, to compare with."""
+
+    endpoint: WaitReady
+    key: str
+    """Name of the record: what the ranks run, and which checkpoint."""
+
+
+@dataclass(frozen=True)
+class ProveSwap(Step):
+    """Look from inside of a rank whether its operator library is on; fail when it is not."""
+
+    rank: int
+    library: str
+    variables: Mapping[str, str]
+    """What every process of the rank has to have in its environment."""
+    log: str
+    """Pattern of the files that list the operators called; empty: there are none."""
+    no_log: str
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+
+    def details(self) -> Iterator[str]:
+        yield from (f"process {name}={value}" for name, value in self.variables.items())
+        yield (
+            f"log     {self.log}: newer than the start, and not empty"
+            if self.log
+            else (f"log     none: {self.no_log}")
+        )
+
+
+@dataclass(frozen=True)
+class CompareNative(Step):
+    """The endpoint's outputs against those recorded without the library, to the last bit."""
+
+    endpoint: WaitReady
+    key: str
+    required: bool
+    """Nothing else shows the swap: equal outputs are a failure, not a warning."""
+
+
+@dataclass(frozen=True)
 class Stop(Step):
     """Stop and remove one rank that carries flagdeploy's labels."""
 

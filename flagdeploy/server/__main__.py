@@ -96,12 +96,13 @@ def _load(options: argparse.Namespace) -> "LoadedModel":
     os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported, below
     import torch
 
+    from flagdeploy.server.library import enable_if_asked
     from flagdeploy.server.model import LoadOptions, load
 
     if options.threads:
         torch.set_num_threads(options.threads)
     random.seed(options.seed)
-    return load(
+    loaded = load(
         LoadOptions(
             directory=options.model,
             device=options.device,
@@ -112,6 +113,8 @@ def _load(options: argparse.Namespace) -> "LoadedModel":
             seed=options.seed,
         )
     )
+    enable_if_asked()  # weights are loaded by PyTorch's own operators
+    return loaded
 
 
 async def _serve(options: argparse.Namespace, bound: socket.socket, loaded: "LoadedModel") -> None:

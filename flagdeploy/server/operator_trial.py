@@ -15,7 +15,6 @@ the model calls, and how far it is from itself when prompts are cut into other c
 
 import contextlib
 import faulthandler
-import importlib
 import json
 import os
 import signal
@@ -24,6 +23,8 @@ import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from flagdeploy.server import library
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,12 +89,12 @@ def main(request_path: str, verdict_path: str) -> None:
 
 def _operators(module: str) -> dict[str, Any]:
     """Names of all functions of the library, and of the aten operators each replaces."""
-    library = importlib.import_module(module)
-    library.enable(unused=[])
+    loaded = library.load(module)
+    loaded.enable(unused=[])
     names: dict[str, list[str]] = {}
-    for name, key in zip(library.all_registered_ops(), library.all_registered_keys(), strict=True):
+    for name, key in zip(loaded.all_registered_ops(), loaded.all_registered_keys(), strict=True):
         names.setdefault(name, []).append(key)
-    return {"operators": names, "version": getattr(library, "__version__", "")}
+    return {"operators": names, "version": library.version(loaded)}
 
 
 def _run(request: dict[str, Any], out: Path, beat: Beat) -> dict[str, Any]:
@@ -113,7 +114,10 @@ def _run(request: dict[str, Any], out: Path, beat: Beat) -> dict[str, Any]:
     log = out.with_suffix(".ops")
     if not native:
         beat.at("enable")
-        _enable(request, log)
+        exclude = request.get("exclude") or ()
+        library.enable(
+            library.load(request["library"]), log, include=request.get("include"), exclude=exclude
+        )
     seconds, logits = [], None
     for number in range(PASSES):
         beat.at(f"pass {number + 1} of {PASSES}")
@@ -144,16 +148,6 @@ def _sequences(asked: Any, loaded: "LoadedModel") -> list[tuple[int, ...]]:
     draw = random.Random(0)
     vocabulary = loaded.model.config.vocab_size
     return [tuple(draw.randrange(vocabulary) for _ in range(length)) for _ in range(count)]
-
-
-def _enable(request: dict[str, Any], log: Path) -> None:
-    library = importlib.import_module(request["library"])
-    # once: the autotuner's own calls would fill the log
-    record = {"record": True, "once": True, "path": str(log)}
-    if request.get("include") is not None:
-        library.only_enable(include=request["include"], **record)
-    else:
-        library.enable(unused=request["exclude"], **record)
 
 
 def recorded(log: Path) -> list[str]:

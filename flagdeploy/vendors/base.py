@@ -17,6 +17,8 @@ from flagdeploy.config.chip import Chip
 from flagdeploy.config.schema import Deployment
 from flagdeploy.errors import ConfigError, Problem, did_you_mean
 
+_LISTS = ("engines", "device_nodes", "detect", "operator_libraries")
+
 
 @dataclass(frozen=True)
 class Device:
@@ -64,6 +66,8 @@ class Vendor:
     """Patterns of the device files, one file for each device."""
     detect: tuple[str, ...] = ()
     """Command that lists the devices; `devices` reads its output."""
+    operator_libraries: tuple[str, ...] = ()
+    """The operator libraries that have a backend for its chips."""
     plugin: Mapping[str, Plugin] = field(default_factory=dict)
     """By engine: what `operators.build: plugin` means on this vendor."""
 
@@ -80,6 +84,9 @@ class Vendor:
         if self.engines and deployment.engine not in self.engines:
             what = f"{self.name} runs {', '.join(self.engines)}, not {deployment.engine}"
             found.append(("engine", what))
+        library = deployment.operators.library
+        if library not in ("none", *self.operator_libraries):
+            found.append(("operators.library", f"{library} has no backend for {self.name}"))
         return found
 
     def devices(self, listing: str) -> list[Device]:
@@ -110,7 +117,7 @@ def load(name: str, workspace: Path) -> Vendor:
         raise ConfigError([problem], did_you_mean(name, names(workspace)))
     facts: dict[str, Any] = yaml_file.read(path).data.get("vendor") or {}
     chips = {key: _chip(key, value) for key, value in (facts.pop("chips", None) or {}).items()}
-    unknown = set(facts) - {"engines", "visible_devices", "device_nodes", "detect", "plugin"}
+    unknown = set(facts) - {*_LISTS, "visible_devices", "plugin"}
     problems = [Problem(str(path), f"vendor.{key}", "unknown key") for key in sorted(unknown)]
     plugins: dict[str, Any] = facts.get("plugin") or {}
     problems += [
@@ -121,7 +128,7 @@ def load(name: str, workspace: Path) -> Vendor:
     if problems:
         raise ConfigError(problems)
     plugin = {engine: Plugin(**given) for engine, given in plugins.items()}
-    lists = {key: tuple(facts.get(key) or ()) for key in ("engines", "device_nodes", "detect")}
+    lists = {key: tuple(facts.get(key) or ()) for key in _LISTS}
     return Vendor(
         name, chips, plugin=plugin, visible_devices=facts.get("visible_devices", ""), **lists
     )

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
+from pathlib import Path
 from typing import Literal
 
 from flagdeploy.config.launch import LABEL_RUN, ContainerSpec, Spec
@@ -18,9 +19,12 @@ from flagdeploy.launchers.base import Launcher
 from flagdeploy.plans.steps import (
     ApplyPatches,
     CheckCheckpoint,
+    CompareNative,
     Convert,
     Plan,
+    ProveSwap,
     PullImage,
+    RecordNative,
     Skip,
     Start,
     Step,
@@ -32,6 +36,7 @@ from flagdeploy.records.run import Run
 from flagdeploy.workflows.checkpoint_on_host import verify_on_host
 from flagdeploy.workflows.fanout import each
 from flagdeploy.workflows.group import Group
+from flagdeploy.workflows.operators import FOLDER, compare_native, prove, record_native
 from flagdeploy.workflows.patch import apply_on_host
 from flagdeploy.workflows.ready import wait_ready
 from flagdeploy.workflows.stages import run_stage
@@ -47,6 +52,8 @@ class StepResult:
     state: Literal["done", "skipped", "failed"]
     seconds: float
     error: str = ""
+    evidence: str = ""
+    """What the step found, where finding out is what it is for."""
 
 
 @dataclass(frozen=True)
@@ -119,10 +126,11 @@ class Execution:
         for step in steps:
             if self._cancelled.is_set():
                 return
-            with self._recorded(step):
-                self._carry_out(step)
+            with self._recorded(step) as found:
+                found += self._carry_out(step) or ()
 
-    def _carry_out(self, step: Step) -> None:
+    def _carry_out(self, step: Step) -> list[str] | None:
+        """What was found out, if that is what the step is for."""
         launcher = self.launchers[step.host]
         match step:
             case PullImage():
@@ -143,10 +151,21 @@ class Execution:
                 self._start(step.host, step.spec, launcher)
             case WaitReady():
                 wait_ready(step, self.launchers, self.plan.deployment, self.tell)
+            case RecordNative():
+                return [record_native(step, launcher, self._native)]
+            case ProveSwap():
+                return [prove(step, launcher, self.plan.deployment)]
+            case CompareNative():
+                return [compare_native(step, launcher, self._native)]
             case Skip():
                 pass
             case _:
                 raise NotImplementedError(type(step).__name__)
+        return None
+
+    @property
+    def _native(self) -> Path:
+        return self.run.folder.parent / FOLDER
 
     def _start(self, host: str, spec: Spec, launcher: Launcher) -> str:
         labels = {**spec.labels, LABEL_RUN: self.run.id}
@@ -157,18 +176,23 @@ class Execution:
             return launcher.start(replace(spec, labels=labels))
 
     @contextmanager
-    def _recorded(self, step: Step) -> Iterator[None]:
+    def _recorded(self, step: Step) -> Iterator[list[str]]:
         began = time.monotonic()
         skipped = isinstance(step, Skip)
         self.tell(Event(step.stage, f"skip: {step.why}" if skipped else step.why, step.host))
         state: Literal["done", "skipped", "failed"] = "skipped" if skipped else "done"
         message = ""
+        found: list[str] = []
         try:
-            yield
+            yield found
         except FlagdeployError as error:
             state, message = "failed", self.run.mask(str(error))
             raise
         finally:
             seconds = round(time.monotonic() - began, 3)
-            name = type(step).__name__
-            self.results.append(StepResult(name, step.host, step.why, state, seconds, message))
+            name, evidence = type(step).__name__, "; ".join(found)
+            if evidence:
+                self.tell(Event(step.stage, evidence, step.host))
+            self.results.append(
+                StepResult(name, step.host, step.why, state, seconds, message, evidence)
+            )

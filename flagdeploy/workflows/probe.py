@@ -23,10 +23,12 @@ def probe(
     ports: Iterable[int] = (),
     stages: Sequence[StageCommand] = (),
     patched: str = "",
+    checkpoint: str | None = None,
     report: Report = silent,
 ) -> Facts:
     """Facts of all hosts, read at once: images, ranks of deployment `name`, device nodes, ports,
-    and what lies where `stages` put their products and where the source is `patched`.
+    what lies where `stages` put their products and where the source is `patched`, and which
+    checkpoint is in folder `checkpoint`.
 
     Raises HostError, or HostsFailed with the error of every host that failed.
     """
@@ -37,7 +39,9 @@ def probe(
         products = {stage.product: _product(launcher, stage) for stage in stages}
         worktree = look_at(launcher, patched) if patched else Worktree()
         facts = launcher.probe(name, devices, wanted)
-        return replace(facts, products=products, patched=worktree)
+        held = fingerprint(launcher, checkpoint) if checkpoint else None
+        digest = held.digest if held else ""
+        return replace(facts, products=products, patched=worktree, checkpoint=digest)
 
     return Facts(each(launchers, look))
 

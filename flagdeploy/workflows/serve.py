@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from flagdeploy.records.events import Report, silent
 from flagdeploy.records.lock import deployment_lock
 from flagdeploy.records.run import Run
 from flagdeploy.vendors.base import Vendor
-from flagdeploy.workflows import places, resolve
+from flagdeploy.workflows import operators, places, resolve
 from flagdeploy.workflows.execute import Outcome, execute
 from flagdeploy.workflows.probe import probe
+
+PROOFS = ("ProveSwap", "CompareNative")
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,14 @@ class Served:
     changed: bool
     run: str
     outcome: Outcome
+    proof: tuple[str, ...] = ()
+    """What shows that the operator library is on, when one was asked for."""
 
     def text(self) -> str:
         state = "is serving" if self.changed else "was serving already; nothing changed"
-        return f"{self.name} {state}\n  endpoint {self.url}\n  model    {self.model}"
+        lines = [f"{self.name} {state}", f"  endpoint {self.url}", f"  model    {self.model}"]
+        lines += [f"  proof    {line}" for line in self.proof]
+        return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         return _to_dict(self)
@@ -87,7 +93,8 @@ def serve(
     url = endpoint.url(deployment, inventory)
     changed = any(step.stage.startswith("start") for step in done.plan.changes)
     model = deployment.model.served_name
-    return Served(deployment.name, url, model, changed, done.run.id, done.outcome)
+    proof = tuple(r.evidence for r in done.outcome.results if r.step in PROOFS)
+    return Served(deployment.name, url, model, changed, done.run.id, done.outcome, proof)
 
 
 def prepare(
@@ -143,8 +150,10 @@ def _carry_out(
             ports=[deployment.endpoint.port, deployment.endpoint.master_port],
             stages=engine.stages(deployment),
             patched=deployment.patch.worktree,
+            checkpoint=deployment.model.checkpoint if engine.switch(deployment) else None,
             report=report,
         )
+        facts = replace(facts, native=operators.recorded(state / operators.FOLDER))
         run = Run.create(state, deployment.name, _secrets(deployment))
         plan = plan_serve(
             deployment, loaded.hosts, facts, engine, vendor, run.id, sys.executable, until, chosen

@@ -303,11 +303,39 @@ def test_every_problem_is_reported_at_once():
         ("cuda_graph.max_batch_size", "4, but the largest of cuda_graph.batch_sizes is 8"),
         ("chunked_prefill", "false, but chunked_prefill_size is set"),
         ("operators.exclude", "operators.include is set too: give one of them"),
-        ("operators.library", "none, but operators to include or exclude are set"),
+        ("operators.library", "none, but operators or settings of a library are set"),
         ("container.image", "the ssh launcher runs containers: name an image"),
         ("container.mounts", "`/a`: write /SOURCE:/TARGET or /SOURCE:/TARGET:ro"),
         ("container.rank_env", "there is no rank 5: the inventory has 1 hosts"),
     ]
+
+
+@pytest.mark.parametrize(
+    "operators, findings",
+    [
+        (
+            Operators(library="flaggems", include=[]),
+            [
+                (
+                    "operators.include",
+                    "an empty list switches nothing on: leave it out for all operators, or set "
+                    "operators.library=none",
+                )
+            ],
+        ),
+        (
+            Operators(library="flaggems", exclude=["mm", "add", "mm"]),
+            [("operators.exclude", "names mm twice")],
+        ),
+        (
+            Operators(config={"prefer": "vendor"}),
+            [("operators.library", "none, but operators or settings of a library are set")],
+        ),
+        (Operators(library="flaggems", exclude=[]), []),
+    ],
+)
+def test_operator_lists_that_mean_nothing(operators, findings):
+    assert check(replace(SOUND, operators=operators), ONE, H100) == findings
 
 
 def test_graphs_that_are_off_take_no_settings():

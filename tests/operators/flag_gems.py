@@ -50,12 +50,12 @@ def embedding(weight, indices, padding_idx=-1, scale=False, sparse=False):
 
 def cos(x):
     _says("cos")
-    return torch.sin(x + torch.pi / 2)
+    return torch.exp(1j * x).real
 
 
 def sin(x):
     _says("sin")
-    return torch.cos(x - torch.pi / 2)
+    return torch.exp(1j * x).imag
 
 
 def asinh(x):
@@ -72,6 +72,7 @@ _CONFIG = (
     ("sin", sin),
     ("asinh", asinh),
 )
+FULL_CONFIG_BY_FUNC = {function.__name__: [(key, function)] for key, function in _CONFIG}
 
 
 def _register(chosen, record, path) -> None:
