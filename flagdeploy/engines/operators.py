@@ -65,6 +65,9 @@ def problems(table: Table, deployment: Deployment) -> Iterator[Finding]:
         return
     if reason := build.not_on.get(deployment.vendor):
         yield "operators.build", f"{wanted.build}: {reason}"
+    if deployment.launcher == "local" and build.log.startswith("/"):
+        what = f"ranks of this machine share {build.log}, so it proves nothing of one of them"
+        yield "launcher", f"{what}: run the {wanted.build} build in a container (ssh)"
     yield from _choices(table, deployment, build)
     yield from _settings(table, deployment, build)
     yield from _contradictions(deployment, build)

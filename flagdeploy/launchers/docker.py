@@ -188,7 +188,8 @@ class Engine:
                 config = self.client.inspect_container(id)["Config"]
                 if LABEL_DEPLOYMENT not in (config["Labels"] or {}):
                     raise HostError(self.host, f"container {id[:12]} is not flagdeploy's")
-                own = config.get("StopTimeout") or DEFAULT_STOP_TIMEOUT_S
+                own = config.get("StopTimeout")
+                own = DEFAULT_STOP_TIMEOUT_S if own is None else own
                 self.client.stop(id, timeout=own if timeout is None else timeout)
                 self.client.remove_container(id, v=True, force=True)
             except docker.errors.NotFound:

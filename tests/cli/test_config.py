@@ -87,14 +87,14 @@ def test_the_history_of_a_key() -> None:
 def test_the_history_of_each_word_of_a_mapping() -> None:
     words = ("explain", "container.ulimits", "deepseek_r1", "container.ulimits.stack=1")
     assert config(*words).stdout.splitlines()[2:] == [
-        "  container.ulimits.memlock set by   env/vendors/nvidia.yaml:36: -1",
+        "  container.ulimits.memlock set by   env/vendors/nvidia.yaml:37: -1",
         "  container.ulimits.stack set by   command line: 1",
-        "  container.ulimits.stack overrode env/vendors/nvidia.yaml:37: 67108864",
+        "  container.ulimits.stack overrode env/vendors/nvidia.yaml:38: 67108864",
     ]
     data = json.loads(config(*words, "--json").stdout)
     assert data["value"] == {"memlock": -1, "stack": 1}
     assert data["history"]["container.ulimits.memlock"] == [
-        {"where": "env/vendors/nvidia.yaml:36", "value": -1}
+        {"where": "env/vendors/nvidia.yaml:37", "value": -1}
     ]
 
 

@@ -41,7 +41,8 @@ def specs(of: Loaded) -> list[Any]:
     engine = engines.load(of.deployment.engine, ROOT)
     vendor = vendors.load(of.deployment.vendor, ROOT)
     plan = plan_serve(of.deployment, of.hosts, Facts(), engine, vendor, "dry-run", "python")
-    return [step.spec for step in plan.steps if isinstance(step, Start)]
+    served = (step for step in plan.steps if step.stage.startswith("start-"))
+    return [step.spec for step in served if isinstance(step, Start)]
 
 
 def outcome(folder: Path) -> str:

@@ -7,7 +7,7 @@ import pytest
 from engines.conftest import ONE, R1, WORKSPACE, of
 from flagdeploy import engines
 from flagdeploy.config import keys
-from flagdeploy.config.schema import Endpoint, Operators, RelaxedAcceptance, Speculative
+from flagdeploy.config.schema import Endpoint, RelaxedAcceptance, Speculative
 from flagdeploy.config.secret import Secret
 from flagdeploy.engines.base import changed, knobs, neutral
 from flagdeploy.errors import ConfigError
@@ -136,57 +136,3 @@ def test_an_engine_of_another_vendor(tensorrt_llm):
     assert ("engine", "TensorRT-LLM runs on nvidia, not on cambricon") in tensorrt_llm.problems(
         deployment
     )
-
-
-def flaggems(**changes):
-    return of(R1, operators=Operators(library="flaggems", **changes))
-
-
-def test_flaggems_in_a_patched_engine(vllm):
-    deployment = flaggems(build="patched")
-    assert vllm.problems(deployment) == []
-    assert vllm.commands(deployment, ONE)[0].env == {"USE_FLAGGEMS": "1"}
-
-
-def test_flaggems_in_an_engine_with_the_plugin(vllm):
-    deployment = flaggems(build="plugin", exclude=["softmax", "mm"])
-    assert vllm.problems(deployment) == []
-    assert vllm.commands(deployment, ONE)[0].env == {
-        "USE_FLAGGEMS": "1",
-        "VLLM_PLUGINS": "fl",
-        "VLLM_FL_FLAGOS_BLACKLIST": "softmax,mm",
-    }
-
-
-def test_the_plugin_is_told_when_flaggems_is_not_wanted(vllm):
-    deployment = of(R1, operators=Operators(build="plugin"))
-    assert vllm.commands(deployment, ONE)[0].env == {"USE_FLAGGEMS": "0"}
-
-
-def test_flaggems_in_a_stock_engine_is_refused(vllm):
-    assert vllm.problems(flaggems()) == [
-        (
-            "operators.build",
-            "stock vLLM ignores flaggems: use an image built for it and set patched or plugin",
-        )
-    ]
-
-
-def test_a_patched_engine_cannot_choose_operators(sglang):
-    assert sglang.problems(flaggems(build="patched", include=["mm"])) == [
-        ("operators.include", "the patched build of SGLang cannot choose operators")
-    ]
-
-
-def test_the_plugin_has_no_cambricon_backend(vllm):
-    deployment = replace(flaggems(build="plugin"), vendor="cambricon")
-    assert vllm.problems(deployment) == [
-        ("operators.build", "plugin: the FL plugin of vLLM has no Cambricon backend")
-    ]
-
-
-@pytest.mark.parametrize("name", ["tensorrt_llm", "vllm_tt", "pytorch"])
-def test_engines_without_flaggems(name):
-    engine = engines.load(name, WORKSPACE)
-    what = f"{engine.table.title} has no build that takes flaggems"
-    assert ("operators.library", what) in engine.problems(flaggems(build="patched"))

@@ -97,6 +97,15 @@ def test_stop_asks_first(launcher: SshLauncher, make: Callable[..., ContainerSpe
     assert b"".join(logs) == b"asked\n"
 
 
+def test_no_seconds_to_stop_are_no_seconds(
+    launcher: SshLauncher, make: Callable[..., ContainerSpec]
+) -> None:
+    id = launcher.start(make("trap '' TERM; while :; do sleep 0.1; done", stop_timeout=0))
+    began = time.monotonic()
+    launcher.stop(id)
+    assert time.monotonic() - began < 15  # unset would be 30
+
+
 def test_the_exit_code_is_kept(launcher: SshLauncher, make: Callable[..., ContainerSpec]) -> None:
     launcher.start(make("exit 7"))
     eventually(lambda: only(launcher).state == "exited")

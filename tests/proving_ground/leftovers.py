@@ -46,7 +46,14 @@ def take_down(folder: Path) -> None:
         command("umount", "--lazy", mount)
     _remove_cgroups(cgroup_parent(folder))
     _remove_links(f"fd{folder.name}")
-    shutil.rmtree(folder)
+    _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """A program that was just killed may have had something to delete in there itself."""
+    while folder.exists():
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(folder)
 
 
 def cgroup_parent(folder: Path) -> str:
