@@ -11,6 +11,7 @@ FAILED = ("crashed", "corrupt", "diverged", "slow", "hung", "compiling")
 _ERROR = re.compile(r"^[\w.]*(Error|Exception|Assertion|Interrupt|Failure)\b.*")
 _ASSERT = re.compile(r".*[Aa]ssert(ion)?\b.*failed.*")
 _FRAME = re.compile(r'^File ".*", line \d+ in .*')  # of faulthandler, the innermost first
+_LOGPROB_ERROR = 1e-3  # nats; float32 rounds a hundred times finer
 _LONGEST = 300  # characters of evidence
 
 
@@ -44,6 +45,12 @@ def judge(verdict: Mapping[str, Any], native_s: float, bounds: Bounds) -> Outcom
         count, total = verdict["not_finite"], verdict["positions"]
         what = f"NaN or infinite at {count} of {total} positions: {places}"
         return Outcome("corrupt", what + ("" if count <= 10 else ", ..."), figures)
+    if wrong := verdict.get("wrong_tokens", 0):
+        what = f"{wrong} of {verdict['positions']} tokens chosen are not the most likely ones"
+        return Outcome("corrupt", what, figures)
+    if (error := verdict.get("logprob_error", 0.0)) > _LOGPROB_ERROR:
+        what = f"log-probabilities are off by up to {error:.3g} nats on the same logits"
+        return Outcome("corrupt", what, figures)
     if verdict["kl"] > bounds.kl:
         what = f"KL {verdict['kl']:.3g} nats, bound {bounds.kl:.3g}; top-1 {verdict['top1']:.1%}"
         return Outcome("diverged", what, figures)

@@ -7,7 +7,8 @@ SIGUSR1 prints the stacks of all threads.
 
 A request holds: ``model`` (directory), ``device``, ``dtype``, ``library`` (a module with FlagGems'
 ``enable`` and ``only_enable``), ``include`` or ``exclude`` (names of functions) or neither for
-native kernels, ``sequences`` (lists of token ids, or ``random``: [count, length]), ``reference``
+native kernels, ``sequences`` (lists of token ids, or ``random``: [count, length of the longest]),
+``reference``
 (``.npy`` of the native logits [T, V] float32; written by a native trial that finds none), ``list``
 (name all the library's operators instead of running). A native trial also says which aten operators
 the model calls, and how far it is from itself when prompts are cut into other chunks.
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 PASSES = 3  # the first compiles; the fastest of the others is the time
 STEPS = 4  # tokens at the end of each sequence that run one by one, as in decoding
 CHUNK, FLOOR_CHUNK = 512, 16  # prompt tokens per forward pass
+TOP = 5  # most likely tokens beside each chosen one
 SHOWN = 10  # places of NaN that a verdict lists
 
 
@@ -118,17 +120,19 @@ def _run(request: dict[str, Any], out: Path, beat: Beat) -> dict[str, Any]:
         library.enable(
             library.load(request["library"]), log, include=request.get("include"), exclude=exclude
         )
-    seconds, logits = [], None
+    seconds, logits, scores = [], None, Scores()
     for number in range(PASSES):
         beat.at(f"pass {number + 1} of {PASSES}")
         started = time.perf_counter()
-        logits = _forward(loaded, sequences, CHUNK, beat)
+        scores = Scores()
+        logits = _forward(loaded, sequences, CHUNK, beat, scores)
         seconds.append(time.perf_counter() - started)
     assert logits is not None
     beat.at("compare")
     reference = Path(request["reference"])
     verdict = {
         **_against(logits, reference, native=native),
+        **scores.off_by(logits),
         "first_s": seconds[0],
         "seconds": min(seconds[1:]),
         "recorded": recorded(log),
@@ -144,10 +148,12 @@ def _sequences(asked: Any, loaded: "LoadedModel") -> list[tuple[int, ...]]:
         return [tuple(ids) for ids in asked]
     import random
 
-    count, length = asked["random"]
+    count, longest = asked["random"]
     draw = random.Random(0)
     vocabulary = loaded.model.config.vocab_size
-    return [tuple(draw.randrange(vocabulary) for _ in range(length)) for _ in range(count)]
+    # of many lengths, odd ones too: kernels are chosen by shape, and rows of a batch are padded
+    lengths = [longest - row * (longest // count + 1) for row in range(count)]
+    return [tuple(draw.randrange(vocabulary) for _ in range(length)) for length in lengths]
 
 
 def recorded(log: Path) -> list[str]:
@@ -170,8 +176,46 @@ def _called(loaded: "LoadedModel", sequences: list[tuple[int, ...]]) -> list[str
     return sorted(key.removeprefix("aten::") for key in keys if key.startswith("aten::"))
 
 
+class Scores:
+    """What a server makes of logits on the device: the next token, and log-probabilities."""
+
+    def __init__(self) -> None:
+        self._tokens: list[int] = []
+        self._logprobs: list[float] = []
+
+    def take(self, logits: Any) -> None:
+        """Rows of `logits` [n, V], on the device, as the server's sampler and scorer see them."""
+        from flagdeploy.server.logprobs import finite_rows, token_logprobs
+        from flagdeploy.server.protocol import Sampling
+        from flagdeploy.server.sampling import Choice, next_tokens
+
+        greedy = Choice(Sampling(temperature=0.0), generator=None)  # type: ignore[arg-type]
+        tokens = next_tokens(logits, [greedy] * len(logits))
+        self._tokens += tokens
+        if all(finite_rows(logits)):
+            self._logprobs += [one.logprob for one in token_logprobs(logits, tokens, TOP)]
+
+    def off_by(self, logits: "Logits") -> dict[str, Any]:
+        """`logprob_error`: the largest, in nats, against the same logits in double precision;
+        `wrong_tokens`: how many chosen ones are not the most likely."""
+        import numpy as np
+
+        if len(self._logprobs) < len(logits):
+            return {}  # NaN, which the logits show
+        wide = logits.astype(np.float64)
+        rows = np.arange(len(wide))
+        exact = _log_softmax(wide)[rows, self._tokens]
+        wrong = wide[rows, self._tokens] < wide.max(axis=-1)
+        error = float(np.abs(exact - np.array(self._logprobs)).max())
+        return {"logprob_error": error, "wrong_tokens": int(wrong.sum())}
+
+
 def _forward(
-    loaded: "LoadedModel", sequences: list[tuple[int, ...]], chunk: int, beat: Beat | None
+    loaded: "LoadedModel",
+    sequences: list[tuple[int, ...]],
+    chunk: int,
+    beat: Beat | None,
+    scores: Scores | None = None,
 ) -> "Logits":
     """Logits [T, V] float32 of all tokens: prompts in chunks, the last tokens one by one alone,
     and the very last of all sequences in one batch, as a server runs them."""
@@ -191,11 +235,15 @@ def _forward(
             while start < whole:
                 end = start + 1 if start >= whole - STEPS else min(start + chunk, whole - STEPS)
                 logits, count = forward.prefill(cache, ids[:end], start, all_logits=True)
+                if scores is not None:
+                    scores.take(logits)
                 pieces.append(logits.cpu().numpy())
                 start += count
             forward.cache.join(row, cache)
         lengths = [len(ids) - 1 for ids in sequences]
         last = forward.decode([ids[-1] for ids in sequences], lengths)
+        if scores is not None:
+            scores.take(last)
         pieces.append(last.cpu().numpy())
     return np.concatenate(pieces)
 

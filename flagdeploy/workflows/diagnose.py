@@ -111,6 +111,12 @@ CAUSES = (
         "container.image of an image that has both",
     ),
     _cause(
+        "operator library",
+        r"No module named 'flag_gems'|flag_gems (is not installed|cannot be used|has no operator)",
+        "FlagGems has to be installed beside the engine (pip install --no-deps flag-gems, "
+        "sqlalchemy) and see a device that it knows; operators.* names its functions",
+    ),
+    _cause(
         "missing module",
         r"ModuleNotFoundError|ImportError|No module named|undefined symbol"
         r"|cannot open shared object file",

@@ -22,6 +22,17 @@ BOUNDS = Bounds(kl=1e-3, slowdown=3)
         ({}, "passed", "KL 0.0002 nats, 2.0 times the native time"),
         ({"identical": True}, "passed", "bit-identical, 2.0 times the native time"),
         ({"kl": 0.5}, "diverged", "KL 0.5 nats, bound 0.001; top-1 99.0%"),
+        ({"wrong_tokens": 3}, "corrupt", "3 of 512 tokens chosen are not the most likely ones"),
+        (
+            {"logprob_error": 0.25},
+            "corrupt",
+            "log-probabilities are off by up to 0.25 nats on the same logits",
+        ),
+        (
+            {"logprob_error": 2e-6, "wrong_tokens": 0},
+            "passed",
+            "KL 0.0002 nats, 2.0 times the native time",
+        ),
         ({"seconds": 0.4}, "slow", "4.0 times the native time, bound 3"),
         (
             {"not_finite": 2, "not_finite_at": [7, 9], "kl": None},

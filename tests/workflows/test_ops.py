@@ -21,21 +21,25 @@ def test_the_culprits_of_a_library_are_found_and_left_out(
     monkeypatch.syspath_prepend(str(STAND_IN))
     paths = [str(STAND_IN), *(path for path in sys.path if path)]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-    only = ["softmax", "silu", "cos"]
+    only = ["softmax", "silu", "cos", "argmax", "logsumexp"]
     found = bisect(
         tmp_path / "model", tmp_path / "out", only=only, device="cpu", dtype="float32", jobs=3
     )
     evidence = {culprit.excluded: outcome for culprit, outcome in found.culprits}
-    assert evidence.keys() == {"softmax", "silu"}
+    assert evidence.keys() == {"softmax", "silu", "argmax", "logsumexp"}
     assert evidence["softmax"].kind == "corrupt"
-    assert evidence["softmax"].evidence.startswith("NaN or infinite at 512 of 512 positions: 0, 1,")
+    assert evidence["softmax"].evidence.startswith("NaN or infinite at 314 of 314 positions: 0, 1,")
+    assert evidence["argmax"].evidence == ("314 of 314 tokens chosen are not the most likely ones")
+    assert evidence["logsumexp"].evidence.startswith("log-probabilities are off by up to ")
     assert evidence["silu"].kind == "crashed"
     assert evidence["silu"].evidence.endswith("in silu")
     assert found.passing == ("cos",)
     assert found.final.passed
     assert found.final.figures["recorded"] == ["cos"]
     written = yaml.safe_load(found.file.read_text())
-    left_out = ["asinh", "embedding", "mm", "silu", "sin", "softmax", "topk"]
+    left_out = [
+        *("argmax", "asinh", "embedding", "logsumexp", "mm", "silu", "sin", "softmax", "topk")
+    ]
     assert written == {"operators": {"library": "flaggems", "exclude": left_out}}
 
 
