@@ -89,6 +89,8 @@ class Table:
     """More names that `engine_args` may not set, and the key to use instead."""
     operators: Mapping[str, Any] = field(default_factory=dict)
     """Variables of engine builds that switch operator libraries."""
+    packages: tuple[str, ...] = ()
+    """Python packages whose Triton kernels are the engine's own."""
     converters: Mapping[str, Converter] = field(default_factory=dict)
     """The vendor's own converters, by the name that `stages.*.converter` takes."""
 
@@ -114,6 +116,7 @@ def read(path: Path) -> Table:
             newest=versions["newest"],
             arguments=arguments,
             vendors=tuple(data.pop("vendors", None) or ()),
+            packages=tuple(data.pop("packages", None) or ()),
             converters=converters,
             **data,
         )

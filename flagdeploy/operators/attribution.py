@@ -83,13 +83,12 @@ class Evidence:
         if files is None:
             return self._by_name(kernel)
         origins = {self._by_file(file) or self._by_name(kernel) for file in files}
-        # torch.compile copies the source of a kernel that it calls into a file of its own.
-        if "compiler" in origins and not _INDUCTOR.match(kernel):
-            origins = origins - {"compiler"} | {self._by_name(_NUMBERED.sub("", kernel))}
-        if "library" in origins:
-            return "library"
+        if "compiler" in origins:
+            # torch.compile copies the source of a kernel that it calls into a file of its own.
+            copied = self._by_name(_NUMBERED.sub("", kernel))
+            origins |= {copied}
         # It is in Triton's cache, so it is Triton's, declared or not.
-        return "compiler" if _INDUCTOR.match(kernel) else "engine"
+        return next((one for one in TRITON if one in origins), "engine")
 
     def ambiguous(self, kernel: str) -> bool:
         """Would it be the engine's as well as the library's, by the same evidence?"""

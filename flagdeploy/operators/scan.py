@@ -34,12 +34,12 @@ def main(request: str) -> None:
 
 
 def scan(request: dict[str, Any]) -> dict[str, Any]:
-    """``library``, ``engine``: packages found, each with `name`, `folder`, `package` (its name as
-    one, if it is one), `version`, the names of the `kernels` that it declares and of its `generating` functions; the library's generated code
-    is one more. ``missing``: names without a package. ``triton``: the `folders` that were read, and
-    for every compiled kernel the files that its source stands in ("" where it is not known).
-    ``compiler``: folders of TorchInductor's code. ``compiled``: names compiled after `since`.
-    ``versions`` and ``python``.
+    """``library``, ``engine``: packages found, each with `name`, `folder`, `package` (the name by
+    which it is imported, if it is one), `version`, the names of the `kernels` that it declares and
+    of its `generating` functions; the library's generated code is one more. ``missing``: names
+    without a package. ``triton``: the `folders` that were read, and for every compiled kernel the
+    files that its source stands in ("" where it is not known). ``compiler``: folders of
+    TorchInductor's code. ``compiled``: names compiled after `since`. ``versions``, ``python``.
     """
     library, engine = request.get("library") or [], request.get("engine") or []
     found = {name: declared(name) for name in [*library, *engine]}
