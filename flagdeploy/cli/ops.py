@@ -166,7 +166,7 @@ def coverage(
     \b
       flagdeploy serve deepseek_r1 vllm_fp8_h200 profiler.folder=/tmp/flagdeploy-profiles
       flagdeploy ops coverage deepseek_r1 --requests 16 --max-tokens 128
-      flagdeploy ops coverage --trace runs/coverage-X/traces --evidence runs/coverage-X/evidence.json
+      flagdeploy ops coverage --trace runs/X/traces --evidence runs/X/evidence.json
       flagdeploy ops coverage --trace a.json.gz --triton-cache DIR --library-source DIR/flag_gems
     """
     from flagdeploy.operators.coverage_text import text
