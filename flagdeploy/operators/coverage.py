@@ -39,7 +39,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel and the operators that launched it."""
+    """One kernel and the operators that launched it, but for one of its own name, which
+    torch.compile makes for each of its kernels."""
 
     name: str
     source: str
@@ -168,7 +169,7 @@ def _kernels(trace: Trace, sources: Mapping[str, str]) -> tuple[Kernel, ...]:
     operators: defaultdict[str, set[str]] = defaultdict(set)
     for pair, tally in trace.pairs.items():
         tallies[pair.kernel].add(tally.launches, tally.time_ns)
-        operators[pair.kernel] |= {pair.operator} - {""}
+        operators[pair.kernel] |= {pair.operator} - {"", pair.kernel}
     found = [
         Kernel(
             name,
