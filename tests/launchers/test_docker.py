@@ -364,9 +364,7 @@ def test_an_engine_that_cannot_confine_runs_nothing(
     assert only(launcher).id == id
 
 
-def test_a_command_beside_a_rank(
-    launcher: SshLauncher, make: Callable[..., ContainerSpec]
-) -> None:
+def test_a_command_beside_a_rank(launcher: SshLauncher, make: Callable[..., ContainerSpec]) -> None:
     id = launcher.start(make("echo made >/tmp/by-the-rank; sleep 300", env={"SWITCH": "a 'b'\n"}))
     eventually(lambda: launcher.inside(id, ["cat", "/tmp/by-the-rank"]).stdout == b"made\n")
     words = ["", "two words", "$(reboot)", "'\"\\", "ü"]
