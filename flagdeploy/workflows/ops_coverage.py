@@ -12,6 +12,7 @@ from typing import Any
 
 from flagdeploy import engines
 from flagdeploy.config import workspace as workspaces
+from flagdeploy.engines.arguments import Table
 from flagdeploy.errors import ConfigError, EvalError, UsageError
 from flagdeploy.evals.benchmarks import Message, load_benchmarks, load_items
 from flagdeploy.evals.client import Client, Endpoint, Reply, run
@@ -34,9 +35,12 @@ MAX_TOKENS = 64
 
 @dataclass(frozen=True)
 class Asking:
-    """What is asked while the profile runs, all at once; `warm_up` others before (None: as many),
-    so that kernels are compiled and tuned by then. `prompts` is a file of prompts; without one the
-    questions of the deployment's benchmark.yaml are asked. Replies are greedy."""
+    """What is asked while the profile runs, all at once; `warm_up` before (None: as many), so that
+    kernels are compiled and tuned by then. `prompts` is a file of prompts; without one the
+    questions of the deployment's benchmark.yaml are asked. Replies are greedy.
+
+    The warm-up asks the same, so that every shape was there; but others of an engine that would
+    take the prompts from its prefix cache."""
 
     requests: int = REQUESTS
     warm_up: int | None = None
@@ -71,14 +75,16 @@ def of_deployment(
     folder = folder_of(endpoint.name, config)
     table = engines.load(config["engine"], root).table
     questions = _questions(endpoint.name, asking, root)
+    warm_up = _warm_up(questions, asking, caches=_caches_prefixes(table, config))
     record = _new_record(root)
     report(Event("warm-up", f"warming up with {asking.before} requests"))
-    _asked(endpoint, questions[asking.requests :], asking.max_tokens)
+    _asked(endpoint, warm_up, asking.max_tokens)
     replies: list[Reply] = []
 
     def ask() -> None:
         report(Event("ask", f"asking {asking.requests} requests"))
-        replies.extend(_asked(endpoint, questions[: asking.requests], asking.max_tokens))
+        asked = list(islice(cycle(questions), asking.requests))
+        replies.extend(_asked(endpoint, asked, asking.max_tokens))
 
     with placed.launchers(endpoint.name, root) as launchers:
         ranks = [
@@ -174,18 +180,28 @@ def _kept(path: Path) -> list[Mapping[str, Any]]:
 
 
 def _questions(name: str, asking: Asking, root: Path) -> list[tuple[Message, ...]]:
-    """Those to be asked, then those of the warm-up: others, as far as there are enough."""
+    """All there are, in the order of asking."""
     if asking.prompts:
-        found = [prompt.messages for prompt in read_prompts(asking.prompts)]
-    else:
-        try:
-            sets = [load_items(one) for one in load_benchmarks(root / "examples" / name)]
-        except (UsageError, ConfigError) as error:
-            raise UsageError(f"no questions to ask: {error}", "--prompts FILE") from None
-        # By hash, as `eval --limit` chooses, and from every benchmark in turn.
-        sets = [sorted(items, key=lambda item: item.key) for items in sets]
-        found = [item.messages for item in chain(*zip_longest(*sets)) if item]
-    return list(islice(cycle(found), asking.requests + asking.before))
+        return [prompt.messages for prompt in read_prompts(asking.prompts)]
+    try:
+        sets = [load_items(one) for one in load_benchmarks(root / "examples" / name)]
+    except (UsageError, ConfigError) as error:
+        raise UsageError(f"no questions to ask: {error}", "--prompts FILE") from None
+    # By hash, as `eval --limit` chooses, and from every benchmark in turn.
+    sets = [sorted(items, key=lambda item: item.key) for items in sets]
+    return [item.messages for item in chain(*zip_longest(*sets)) if item]
+
+
+def _caches_prefixes(table: Table, config: Mapping[str, Any]) -> bool:
+    key = "kv_cache.block_reuse"
+    return key not in table.unsupported and config["kv_cache"]["block_reuse"] is not False
+
+
+def _warm_up(
+    questions: Sequence[tuple[Message, ...]], asking: Asking, *, caches: bool
+) -> list[tuple[Message, ...]]:
+    first = asking.requests if caches else 0
+    return list(islice(cycle(questions), first, first + asking.before))
 
 
 def _asked(

@@ -48,7 +48,7 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     (library / "__init__.py").write_text("raise RuntimeError('needs a device')")
     (library / "add.py").write_text("@triton.jit\ndef add_kernel(): ...")
 
-    def start(how: str = "good", operators: str = "flaggems", folder: bool = True) -> None:
+    def start(how: str = "good", folder: bool = True, reuse: bool | None = None) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
         labels = {
@@ -72,7 +72,8 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
         run = Run.create(tmp_path / "runs", NAME)
         places.record(run, places.Place("local", (HERE,)))
         config = {"engine": "vllm", "engine_version": "0.33.0", "launcher": "local"}
-        config |= {"operators": {"library": operators}, "profiler": {"folder": None}}
+        config |= {"kv_cache": {"block_reuse": reuse}}
+        config |= {"operators": {"library": "flaggems"}, "profiler": {"folder": None}}
         if folder:
             config["profiler"] = {"folder": str(tmp_path / "traces")}
         run.write("config.yaml", yaml.safe_dump(config))
@@ -147,6 +148,17 @@ def test_the_command(serve: Serve, tmp_path: Path) -> None:
     assert contents == ["one", "one", "two"]
     as_json = command(NAME, "--requests", "1", "--json", "-q")
     assert json.loads(as_json.stdout)["sources"]["library"]["launches"] == 1
+
+
+def test_without_a_prefix_cache_the_same_is_asked_before(serve: Serve, tmp_path: Path) -> None:
+    serve(reuse=False)
+    of_deployment(NAME, Asking(requests=2, warm_up=3))
+    before, after = (
+        {json.dumps(one["messages"]) for one in asked(tmp_path) if one["profiled"] == profiled}
+        for profiled in (False, True)
+    )
+    assert len(before) == 3
+    assert after < before
 
 
 def test_a_second_profile_takes_its_own_traces(serve: Serve) -> None:
