@@ -47,7 +47,7 @@ class Profiler:
             raise Refusal("no profile runs: POST /start_profile begins one")
         profile, self._running = self._running, None
         profile.stop()
-        path = self.folder / f"rank0.{os.getpid()}.{time.time_ns()}.pt.trace.json.gz"
+        path = self.folder / f"{os.getpid()}.{time.time_ns()}.pt.trace.json.gz"
         unfinished = path.with_name(f".{path.name}")
         profile.export_chrome_trace(str(unfinished))
         unfinished.replace(path)

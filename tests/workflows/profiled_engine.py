@@ -83,7 +83,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 def main(port: str, folder: str, how: str) -> None:
     Handler.folder, Handler.how = Path(folder), how
-    http.server.HTTPServer(("127.0.0.1", int(port)), Handler).serve_forever()
+    http.server.HTTPServer(("", int(port)), Handler).serve_forever()
 
 
 main(*sys.argv[1:])
