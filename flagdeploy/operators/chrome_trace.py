@@ -9,6 +9,7 @@ the bare array of events is read as well.
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -20,7 +21,7 @@ from flagdeploy.errors import UsageError
 PIECE = 1 << 20  # characters read at once
 LONGEST = 1 << 26  # characters of one value; an event has a few hundred
 _TAIL = 8  # characters of a literal or an escape that the window may cut
-_SPACE = " \t\r\n"
+_SPACES = re.compile(r"[ \t\r\n]*").match
 _GZIP = b"\x1f\x8b"
 
 
@@ -85,10 +86,9 @@ class _Text:
     def peek(self) -> str:
         """The next character that is no space; raises UsageError at the end of the file."""
         while True:
-            while self._at < len(self._window):
-                if self._window[self._at] not in _SPACE:
-                    return self._window[self._at]
-                self._at += 1
+            self._at = _SPACES(self._window, self._at).end()  # type: ignore[union-attr]
+            if self._at < len(self._window):
+                return self._window[self._at]
             if not self._more():
                 empty = self._gone + self._at == 0
                 raise _no_trace(self._path) if empty else _cut_short(self._path)
