@@ -109,6 +109,11 @@ def notes(coverage: Coverage) -> Iterator[str]:
             f"{trace.from_graphs} launches came from replayed graphs, which hide operators: each "
             "kernel counts as one (cuda_graph.enabled=false shows them)"
         )
+    if waiting := sum(one.time_us for one in coverage.kernels if one.name.startswith("nccl")):
+        yield (
+            f"{waiting / 1000:.3f} ms of the vendor's time are NCCL's, whose kernels wait for "
+            "other ranks while they run"
+        )
     if coverage.late:
         yield (
             f"compiled while the profile ran, so tuning may be in the numbers: "

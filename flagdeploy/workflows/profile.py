@@ -99,7 +99,7 @@ def profile(
     to.mkdir(parents=True)
     traces = each(by_rank, lambda place: _fetched(place, new[str(place.rank.rank)], to, report))
     report(Event("scan", "looking for the kernels that the engine's packages declare"))
-    scans = each(by_rank, lambda place: _scanned(place, packages, _began(before, place)))
+    scans = each(by_rank, lambda place: _scanned(place, packages, _began(before, place), to))
     return Profile(
         tuple(path for paths in traces.values() for path in paths), tuple(scans.values())
     )
@@ -177,8 +177,8 @@ def _written(
 def _fetched(place: Place, files: Mapping[str, int], to: Path, report: Report) -> list[Path]:
     paths = []
     for name, size in files.items():
-        # The name is the engine's, so only its last part is used, below a folder of ours.
-        path = to / f"rank{place.rank.rank}-{PurePosixPath(name).name}"
+        # The name is the engine's: it becomes one name in a folder of ours.
+        path = to / "-".join([f"rank{place.rank.rank}", *PurePosixPath(name).parts])
         with path.open("xb") as file:
             while file.tell() < size:
                 request = {"folder": place.folder, "file": name, "offset": file.tell()}
@@ -194,11 +194,14 @@ def _fetched(place: Place, files: Mapping[str, int], to: Path, report: Report) -
 
 
 def _scanned(
-    place: Place, packages: Mapping[str, Sequence[str]], since: float
+    place: Place, packages: Mapping[str, Sequence[str]], since: float, to: Path
 ) -> Mapping[str, Any]:
     request = json.dumps({**packages, "since": since})
     program = Path(scan.__file__).read_text()
-    answer: dict[str, Any] = json.loads(
-        place.here(as_engine, program, request, timeout=SCAN_TIMEOUT_S)
-    )
+    try:
+        printed = place.here(as_engine, program, request, timeout=SCAN_TIMEOUT_S)
+    except HostError as error:
+        error.hint = f"the traces are here: flagdeploy ops coverage --trace {to}"
+        raise
+    answer: dict[str, Any] = json.loads(printed)
     return answer

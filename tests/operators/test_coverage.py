@@ -298,6 +298,13 @@ def test_kernels_that_were_compiled_meanwhile_are_said(
     )
 
 
+def test_collectives_wait_while_they_run(recording: Recording, tmp_path: Path) -> None:
+    recording.launch("ncclDevKernel_AllReduce_Sum_bf16_RING_LL", 2500)
+    recording.launch(GEMM, 1)
+    coverage = measure(read_trace(recording.write(tmp_path / "a.json")), KNOWN)
+    assert "2.500 ms of the vendor's time are NCCL's" in text(coverage, 0)
+
+
 # --- properties ---------------------------------------------------------------------------------
 
 NAMES = [*BY_NAME, "", "aten::mm"]

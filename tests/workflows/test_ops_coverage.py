@@ -24,7 +24,7 @@ from flagdeploy.config.launch import (
     Host,
     ProcessSpec,
 )
-from flagdeploy.errors import EngineError, EvalError, UsageError
+from flagdeploy.errors import EngineError, EvalError, HostError, UsageError
 from flagdeploy.launchers.local import LocalLauncher
 from flagdeploy.records.run import Run
 from flagdeploy.workflows import places, profile
@@ -179,6 +179,19 @@ def test_traces_that_do_not_come(serve: Serve) -> None:
     serve("silent")
     with pytest.raises(EngineError, match="no whole traces in .* of ranks: 0"):
         of_deployment(NAME, Asking(requests=1, warm_up=0), timeout_s=0.5)
+
+
+def test_a_scan_that_fails_leaves_the_traces(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve()
+    broken = tmp_path / "broken.py"
+    broken.write_text("raise SystemExit('no permission')")
+    monkeypatch.setattr(profile.scan, "__file__", str(broken))
+    with pytest.raises(HostError, match="rank 0: no permission") as caught:
+        of_deployment(NAME, Asking(requests=1, warm_up=0))
+    folder = str(caught.value.hint).rpartition(" ")[2]
+    assert of_traces([Path(folder)]).total.launches == 2
 
 
 @pytest.mark.parametrize("how, folder", [("good", False), ("off", True)])
