@@ -114,17 +114,23 @@ class Evidence:
             return "compiler"
         return "engine" if self.engine and kernel in self.engine else "vendor"
 
+    def looked_at(self, source: str) -> bool:
+        """Could a kernel of `source` be told from the others? Its numbers mean nothing if not."""
+        if source == "library":
+            return self.library is not None or bool(self.missing)
+        return source != "engine" or self.compiled is not None or self.engine is not None
+
     def gaps(self) -> list[str]:
         """What was not looked at, and what that does to the numbers."""
         said = [f"{name} is not installed beside the engine" for name in sorted(self.missing)]
-        if self.library is None and not self.missing:
-            said.append("the library's package was not read: its kernels count as the engine's")
+        if not self.looked_at("library"):
+            said.append("the library's package was not read: its kernels count for others")
         if self.compiled is None:
             said.append(
                 "Triton's cache was not read: a Triton kernel that no package declares counts as "
                 "the vendor's, and one that two packages declare as the library's"
             )
-            if self.engine is None:
+            if not self.looked_at("engine"):
                 said.append("the engine's package was not read: its kernels count as the vendor's")
         return said
 

@@ -134,7 +134,8 @@ class Coverage:
             },
             "versions": dict(self.evidence.versions),
             "evidence": str(self.evidence),
-            "not_looked_at": self.evidence.gaps(),
+            "not_looked_at": [one for one in SOURCES if not self.evidence.looked_at(one)],
+            "gaps": self.evidence.gaps(),
         }
 
 

@@ -56,9 +56,11 @@ def _table(coverage: Coverage) -> Iterator[str]:
     rows = {_NAMES[source]: coverage.rows[source] for source in TRITON}
     rows |= {"Triton together": coverage.triton, _NAMES["vendor"]: coverage.rows["vendor"]}
     rows |= {"all": coverage.total}
+    unknown = {_NAMES[one] for one in SOURCES if not coverage.evidence.looked_at(one)}
     yield f"{'source':16}{'operators':>18}{'launches':>20}{'kernel time':>22}"
     for name, row in rows.items():
-        yield f"{name:16}{_cells(coverage, row)}"
+        cells = f"{'not looked at':>18}" if name in unknown else _cells(coverage, row)
+        yield f"{name:16}{cells}"
 
 
 def _cells(coverage: Coverage, row: Row) -> str:
@@ -97,7 +99,7 @@ def notes(coverage: Coverage) -> Iterator[str]:
             "the switch has no effect"
         )
     yield f"evidence: {coverage.evidence}"
-    yield from (f"not looked at: {gap}" for gap in coverage.evidence.gaps())
+    yield from (f"careful: {gap}" for gap in coverage.evidence.gaps())
     if coverage.mixed:
         names = [one.name for one in coverage.mixed]
         yield f"operators of several sources, counted for most of their time: {_listed(names)}"

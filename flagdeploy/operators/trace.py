@@ -107,10 +107,12 @@ class _Operators:
     def innermost(self, moments: list[tuple[float, int]], names: list[str]) -> Iterator[int]:
         """For each of the sorted (moment, ...) the name of the operator that began last among
         those that run, or `_NONE`."""
-        rows = sorted(
-            range(len(self.start)),
-            key=lambda i: (self.start[i], -self.end[i], self.external[i], names[self.name[i]]),
-        )
+        rows = list(range(len(self.start)))
+        # One key after the other, the strongest last: tuples of keys would take more memory.
+        rows.sort(key=lambda i: names[self.name[i]])
+        rows.sort(key=self.external.__getitem__)
+        rows.sort(key=self.end.__getitem__, reverse=True)
+        rows.sort(key=self.start.__getitem__)
         running: list[int] = []
         following = iter(rows)
         row = next(following, None)

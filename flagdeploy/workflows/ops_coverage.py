@@ -144,7 +144,8 @@ def of_traces(
             "caches": [str(path) for path in triton_caches],
             "code_caches": [],
         }
-        scans.append(scan.scan(request))
+        # What is installed here made no such trace.
+        scans.append({**scan.scan(request), "versions": {}})
     options = {
         "--trace": traces,
         "--triton-cache": triton_caches,

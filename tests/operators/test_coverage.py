@@ -214,6 +214,9 @@ def test_what_was_not_looked_at_is_said() -> None:
     missing = Evidence(compiled={}, missing=frozenset({"flag_gems"}))
     assert missing.gaps() == ["flag_gems is not installed beside the engine"]
     assert CACHE.gaps() == []
+    assert not Evidence().looked_at("library") and not Evidence().looked_at("engine")
+    assert missing.looked_at("library") and missing.looked_at("engine")
+    assert all(CACHE.looked_at(source) and KNOWN.looked_at(source) for source in SOURCES)
 
 
 # --- what is counted ----------------------------------------------------------------------------

@@ -225,7 +225,10 @@ def test_without_evidence_that_is_said(trace: Path) -> None:
     done = command("--trace", str(trace))
     assert done.exit_code == 0
     assert "vendor                   2  100.0%" in done.stdout
-    assert "not looked at: Triton's cache was not read" in done.stdout
+    assert "engine's Triton      not looked at\n" in done.stdout
+    assert "careful: Triton's cache was not read" in done.stdout
+    answer = json.loads(command("--trace", str(trace), "--json").stdout)
+    assert answer["not_looked_at"] == ["library", "engine"]
     assert done.stdout.splitlines()[-1] == f"made by: flagdeploy ops coverage --trace {trace}"
 
 
@@ -240,6 +243,7 @@ def test_caches_and_sources_are_evidence(trace: Path, tmp_path: Path) -> None:
     (library / "add.py").write_text("@triton.jit\ndef add_kernel(): ...")
     declared = of_traces([trace.parent], library_sources=[library])
     assert declared.rows["library"].launches == 1
+    assert not declared.evidence.versions  # of what is installed here
 
 
 REFUSED = {
