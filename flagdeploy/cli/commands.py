@@ -24,7 +24,7 @@ COMMANDS = {
     "baseline": "Record a deployment as a baseline for later comparisons.",
     "config": "Show, import and export configurations.",
     "hosts": "Check the hosts of an inventory, and record their keys.",
-    "ops": "Find the operators of a library that a model cannot live with.",
+    "ops": "Find what an operator library breaks, and measure what it covers.",
     "patch": "Apply a vendor's patches to a component's source.",
 }
 BESIDE = {"plan": "serve"}  # commands that live in the module of another

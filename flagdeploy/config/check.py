@@ -59,6 +59,9 @@ def _bounds(deployment: Deployment) -> Iterator[Finding]:
     if longest and (limits.context_length or 0) > longest:
         what = f"{limits.context_length} tokens, but the model was made for {longest}"
         yield "limits.context_length", what
+    folder = deployment.profiler.folder
+    if folder is not None and not folder.startswith("/"):
+        yield "profiler.folder", f"{folder}: must be an absolute path, beside each rank"
 
 
 def _precision(deployment: Deployment, chip: Chip | None) -> Iterator[Finding]:

@@ -223,6 +223,15 @@ class Operators:
 
 
 @dataclass(frozen=True)
+class Profiler:
+    """The engine's own profiler; whoever reaches the endpoint can start it."""
+
+    folder: str | None = key(
+        None, "folder of torch.profiler's traces beside each rank; `ops coverage` needs it"
+    )
+
+
+@dataclass(frozen=True)
 class Readiness:
     """When a starting deployment counts as ready, and when as stuck."""
 
@@ -264,6 +273,7 @@ class Deployment:
     stages: Stages = key(Stages(), "the vendor's own converters")
     patch: Patch = key(Patch(), "the vendor's patches")
     operators: Operators = key(Operators(), "operator library")
+    profiler: Profiler = key(Profiler(), "the engine's profiler")
     readiness: Readiness = key(Readiness(), "when it is ready")
     engine_args: dict[str, Any] = key({}, "anything else, passed to the engine as it is")
     environment_allowlist: list[str] = key([], "more variables that ${env:NAME} may read")

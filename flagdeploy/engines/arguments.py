@@ -92,6 +92,8 @@ class Table:
     """Builds of the engine that honour operator libraries, by the name `operators.build` takes."""
     no_operators: str = ""
     """Why there is no such build."""
+    packages: tuple[str, ...] = ()
+    """Python packages whose Triton kernels are the engine's own."""
     converters: Mapping[str, Converter] = field(default_factory=dict)
     """The vendor's own converters, by the name that `stages.*.converter` takes."""
 
@@ -118,6 +120,7 @@ def read(path: Path) -> Table:
             newest=versions["newest"],
             arguments=arguments,
             vendors=tuple(data.pop("vendors", None) or ()),
+            packages=tuple(data.pop("packages", None) or ()),
             converters=converters,
             operators=builds,
             **data,

@@ -47,6 +47,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--reasoning-parser", choices=["deepseek_r1"], help="split <think>...</think> off")
     add("--trust-remote-code", action="store_true", help="run Python code of the checkpoint")
     add("--threads", type=_positive, metavar="N", help="CPU threads (default: torch's choice)")
+    add("--profile-dir", type=Path, metavar="DIR", help="offer profiles, with their traces there")
     add("--drain-seconds", type=float, default=3.0, help="for running requests after a signal")
     return parser.parse_args(arguments)
 
@@ -148,6 +149,7 @@ def _service(options: argparse.Namespace, loaded: "LoadedModel") -> "Service":
     from flagdeploy.server.batch import Batch
     from flagdeploy.server.forward import Forward
     from flagdeploy.server.metrics import Metrics
+    from flagdeploy.server.profiling import Profiler
 
     metrics = Metrics()
     key = os.environ.get("FLAGDEPLOY_API_KEY")
@@ -164,6 +166,7 @@ def _service(options: argparse.Namespace, loaded: "LoadedModel") -> "Service":
         max_logprobs=loaded.tokens.vocab_size if options.max_logprobs < 0 else options.max_logprobs,
         reasoning=options.reasoning_parser is not None,
         api_key=Secret(key, "FLAGDEPLOY_API_KEY") if key else None,
+        profiler=Profiler(options.profile_dir) if options.profile_dir else None,
     )
 
 

@@ -26,6 +26,7 @@ from flagdeploy.server.middleware import (
     log_requests,
 )
 from flagdeploy.server.model import LoadedModel
+from flagdeploy.server.profiling import Profiler
 from flagdeploy.server.protocol import ChatPrompt, Sampling, Shape
 from flagdeploy.server.reasoning import starts_answering
 from flagdeploy.server.refusal import Refusal
@@ -35,7 +36,8 @@ from flagdeploy.server.sequence import Delta, Sequence
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """What the routes need. `name` is the model's name in the API; `reasoning` splits thoughts."""
+    """What the routes need. `name` is the model's name in the API; `reasoning` splits thoughts;
+    without `profiler` there are no paths for it."""
 
     name: str
     loaded: LoadedModel
@@ -44,6 +46,7 @@ class Service:
     max_logprobs: int
     reasoning: bool = False
     api_key: Secret | None = None
+    profiler: Profiler | None = None
 
 
 def make_app(service: Service) -> web.Application:
@@ -60,6 +63,9 @@ def make_app(service: Service) -> web.Application:
     app.router.add_post("/v1/chat/completions", routes.chat_completions)
     app.router.add_post("/tokenize", routes.tokenize)
     app.router.add_post("/detokenize", routes.detokenize)
+    if service.profiler:
+        app.router.add_post("/start_profile", routes.start_profile)
+        app.router.add_post("/stop_profile", routes.stop_profile)
     return app
 
 
@@ -138,6 +144,17 @@ class Routes:
         self._require_model(asked.model)
         self._tokens.check(asked.tokens, "tokens")
         return web.json_response({"prompt": self._echo(asked.tokens)})
+
+    async def start_profile(self, request: web.Request) -> web.Response:
+        assert self._service.profiler is not None
+        await self._service.batch.between_steps(self._service.profiler.start)
+        return web.Response()
+
+    async def stop_profile(self, request: web.Request) -> web.Response:
+        """Answers when the trace is written."""
+        assert self._service.profiler is not None
+        await self._service.batch.between_steps(self._service.profiler.stop)
+        return web.Response()
 
     def _require_model(self, model: str | None) -> None:
         if model not in (None, self._service.name):

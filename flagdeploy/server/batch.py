@@ -11,7 +11,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +25,7 @@ from flagdeploy.server.refusal import Refusal
 from flagdeploy.server.sampling import next_tokens
 from flagdeploy.server.sequence import Delta, Sequence
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -42,6 +45,7 @@ class Batch:
         self._changed = threading.Condition()
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []  # row i of the cache belongs to entry i
+        self._asked: deque[Callable[[], None]] = deque()  # to be done between two steps
         self._cancelled = False
         self._closing = False
         self._loop = asyncio.get_running_loop()
@@ -71,6 +75,17 @@ class Batch:
             self._cancelled = True
             self._changed.notify()
 
+    async def between_steps(self, work: Callable[[], T]) -> T:
+        """Run `work` in the batch's own thread; returns and raises what it does, `Refusal` 503 when
+        the server is shutting down."""
+        done: Future[T] = Future()
+        with self._changed:
+            if not self.alive:
+                raise _unavailable("the server is shutting down")
+            self._asked.append(partial(_settle, done, work))
+            self._changed.notify()
+        return await asyncio.wrap_future(done)
+
     async def drain(self, seconds: float) -> None:
         """Take nothing new, let running work finish for at most `seconds`, then end the thread."""
         deadline = time.monotonic() + seconds
@@ -88,6 +103,7 @@ class Batch:
     def _run(self) -> None:
         with torch.inference_mode():
             while self._wait_for_work():
+                self._do_what_was_asked()
                 done = self._prefill_some()
                 done += self._guarded(self._decode, self._running)
                 # First, so that whoever has an answer finds metrics that know of it.
@@ -99,11 +115,17 @@ class Batch:
             while True:
                 if self._cancelled:
                     self._drop_cancelled()
-                if self._waiting or self._running:
+                if self._asked or self._waiting or self._running:
                     return True
                 if self._closing:
                     return False
                 self._changed.wait()
+
+    def _do_what_was_asked(self) -> None:
+        with self._changed:
+            asked, self._asked = self._asked, deque()
+        for work in asked:  # without the lock: it may take minutes
+            work()
 
     def _drop_cancelled(self) -> None:
         self._cancelled = False
@@ -237,6 +259,15 @@ class Batch:
         deltas = [(entry, delta) for entry in sequences if (delta := entry.take_delta())]
         if deltas:
             self._loop.call_soon_threadsafe(_hand_over, deltas)
+
+
+def _settle(done: "Future[T]", work: Callable[[], T]) -> None:
+    if not done.set_running_or_notify_cancel():
+        return
+    try:
+        done.set_result(work())
+    except Exception as error:
+        done.set_exception(error)
 
 
 def _hand_over(deltas: list[tuple[Sequence, Delta]]) -> None:

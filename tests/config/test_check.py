@@ -20,6 +20,7 @@ from flagdeploy.config.schema import (
     Model,
     Operators,
     Parallel,
+    Profiler,
     RelaxedAcceptance,
     Speculative,
 )
@@ -291,6 +292,7 @@ def test_every_problem_is_reported_at_once():
         operators=Operators(include=["mm"], exclude=["softmax"]),
         container=Container(mounts=["/a"], rank_env={"5": {}}),
         max_hosts=0,
+        profiler=Profiler("traces"),
     )
     assert check(deployment, ONE, H100) == [
         ("parallel.tensor", "must be at least 1"),
@@ -300,6 +302,7 @@ def test_every_problem_is_reported_at_once():
         ("endpoint.port", "0: a port lies between 1 and 65535"),
         ("endpoint.master_port", "0: a port lies between 1 and 65535"),
         ("endpoint.master_port", "0 is the port of the endpoint too"),
+        ("profiler.folder", "traces: must be an absolute path, beside each rank"),
         ("cuda_graph.max_batch_size", "4, but the largest of cuda_graph.batch_sizes is 8"),
         ("chunked_prefill", "false, but chunked_prefill_size is set"),
         ("operators.exclude", "operators.include is set too: give one of them"),

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from engines.conftest import ONE, R1, TWO, of
-from flagdeploy.config.schema import Limits, Parallel
+from flagdeploy.config.schema import Limits, Parallel, Profiler
 from flagdeploy.server.__main__ import parse
 
 TINY = of(
@@ -56,3 +56,10 @@ def test_it_runs_on_one_device_of_one_host(pytorch):
         ("engine_args.quiet", "its switches have no negative form: leave it out"),
         ("hostfile", "it runs on one host, but 2 are given (max_hosts 1)"),
     ]
+
+
+def test_profiles_are_off_without_a_folder(pytorch):
+    assert not parse(list(pytorch.commands(TINY, ONE)[0].argv[3:])).profile_dir
+    profiled = pytorch.commands(of(TINY, profiler=Profiler("/traces")), ONE)[0]
+    assert str(parse(list(profiled.argv[3:])).profile_dir) == "/traces"
+    assert pytorch.table.packages == ("flagdeploy", "transformers")

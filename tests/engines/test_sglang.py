@@ -11,6 +11,7 @@ from flagdeploy.config.schema import (
     Limits,
     Moe,
     Parallel,
+    Profiler,
     Speculative,
 )
 
@@ -137,3 +138,8 @@ def test_a_tree_of_drafts_needs_its_size(sglang):
 )  # fmt: skip
 def test_refusals(sglang, changes, problem):
     assert problem in sglang.problems(of(R1, **changes), ONE)
+
+
+def test_the_folder_of_profiles(sglang):
+    command = sglang.commands(of(R1, profiler=Profiler("/traces")), ONE)[0]
+    assert command.env["SGLANG_TORCH_PROFILER_DIR"] == "/traces"

@@ -12,6 +12,7 @@ from flagdeploy.config.schema import (
     Limits,
     Moe,
     Parallel,
+    Profiler,
     RelaxedAcceptance,
     Speculative,
 )
@@ -160,3 +161,19 @@ def test_the_endpoint_address(vllm):
     assert "--host 0.0.0.0 --port 9010" in arguments(vllm.commands(everywhere, ONE)[0])
     local = of(R1, launcher="local")
     assert "--host 127.0.0.1 " in arguments(vllm.commands(local, ONE)[0])
+
+
+def test_the_profiler_has_a_flag_since_0_13_and_a_variable_before(vllm):
+    profiled = of(R1, profiler=Profiler("/traces"))
+    assert (
+        "--profiler-config.profiler torch --profiler-config.torch_profiler_dir /traces "
+        "--profiler-config.torch_profiler_with_stack false"
+    ) in arguments(vllm.commands(profiled, ONE)[0])
+    older = vllm.commands(of(profiled, engine_version="0.12"), ONE)[0]
+    assert "profiler" not in arguments(older)
+    assert older.env["VLLM_TORCH_PROFILER_DIR"] == "/traces"
+    assert older.env["VLLM_TORCH_PROFILER_WITH_STACK"] == "0"
+    own = of(R1, engine_args={"profiler-config": {"profiler": "cuda"}})
+    what = "is set by flagdeploy: use `profiler.folder`"
+    assert ("engine_args.profiler-config", what) in vllm.problems(own, ONE)
+    assert "profiler" not in arguments(vllm.commands(R1, ONE)[0])

@@ -1,6 +1,7 @@
 """The batch around a model that is only a script: queueing, failures, shutting down."""
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -120,3 +121,27 @@ def test_after_draining_nothing_is_taken() -> None:
 
     with pytest.raises(Refusal, match="the server is shutting down"):
         asyncio.run(main())
+
+
+def test_work_between_steps_is_done_in_the_thread_of_the_model() -> None:
+    async def main() -> None:
+        batch = Batch(ScriptedForward(), max_num_seqs=3, max_waiting=8, metrics=Metrics())  # type: ignore[arg-type]
+        queue: asyncio.Queue[Delta] = asyncio.Queue()
+        assert await batch.between_steps(lambda: threading.current_thread().name) == "batch"
+        batch.submit([sequence(1, queue)])
+        with pytest.raises(ZeroDivisionError):
+            await batch.between_steps(lambda: 1 // 0)
+        assert (await queue.get()).tokens == [3] * 6  # neither ended nor held up by it
+        # What takes long holds up the model and not the event loop, which goes on accepting.
+        release = threading.Event()
+        slow = asyncio.ensure_future(batch.between_steps(lambda: release.wait(60)))
+        await asyncio.sleep(0.05)
+        batch.submit([sequence(2, queue)])
+        release.set()
+        assert await slow
+        assert (await queue.get()).tokens == [3] * 6
+        await batch.drain(0)
+        with pytest.raises(Refusal, match="shutting down"):
+            await batch.between_steps(int)
+
+    asyncio.run(main())
