@@ -23,7 +23,8 @@ def forward(
     **rest: Any,
 ) -> tuple[Tensor, None]:
     """`DeepseekV3Attention.forward`; takes over when there is one new token and a cache."""
-    cache, batch = rest.get("past_key_values"), len(hidden_states)
+    # transformers 5.24 gave the argument its new name
+    cache, batch = rest.get("cache", rest.get("past_key_values")), len(hidden_states)
     if cache is None or hidden_states.shape[1] != 1:
         return _expanded(self, hidden_states, position_embeddings, attention_mask, **rest)
     query = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(hidden_states)))

@@ -40,13 +40,8 @@ class MtpLayer(deepseek.DeepseekV3DecoderLayer):
         joined = torch.cat([self.enorm(embedded), self.hnorm(hidden[:, :-1])], dim=-1)
         states = self.eh_proj(joined)
         positions = torch.arange(states.shape[1], device=states.device)[None]
-        mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=states,
-            attention_mask=None,
-            past_key_values=None,
-            position_ids=positions,
-        )
+        # its fourth argument, the cache, has two names: transformers 5.24 renamed it
+        mask = create_causal_mask(self.config, states, None, None, position_ids=positions)
         rope = main.model.rotary_emb(states, positions)
         states = self(states, attention_mask=mask, position_ids=positions, position_embeddings=rope)
         return main.lm_head(self.shared_head["norm"](states))

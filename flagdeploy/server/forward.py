@@ -1,5 +1,7 @@
 """Forward passes: one sequence's prompt in chunks, and one token of every running sequence."""
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +15,12 @@ CHUNK = 512  # prompt tokens per forward pass
 LOGITS = 16 * 2**20  # at most this many float32 logits at once: 64 MiB
 
 
+def cache_argument(forward: Callable[..., Any]) -> str:
+    """What `forward` of a model or layer calls its cache: transformers 5.24 renamed it."""
+    new, old = "cache", "past_key_values"
+    return new if new in inspect.signature(forward).parameters else old
+
+
 class Forward:
     """Runs the model for up to `rows` sequences. Logits come out in float32."""
 
@@ -20,6 +28,7 @@ class Forward:
         self._model = loaded.model
         self._device = loaded.device
         self._dtype = loaded.model.get_input_embeddings().weight.dtype
+        self._cache_argument = cache_argument(loaded.model.forward)
         self._logits_chunk = max(1, min(CHUNK, LOGITS // loaded.tokens.vocab_size))
         self.cache = BatchCache(rows)
 
@@ -63,9 +72,9 @@ class Forward:
             input_ids=ids,
             attention_mask=mask[None, None] if mask.dim() == 2 else mask[:, None],
             position_ids=positions,
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=keep,
+            **{self._cache_argument: cache},
         )
         logits: Tensor = output.logits.float()
         return logits

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from flagdeploy.server import batch, sampling
-from flagdeploy.server.forward import Forward
+from flagdeploy.server.forward import Forward, cache_argument
 from flagdeploy.server.kv import BatchCache
 from flagdeploy.server.mla import use_absorbed_attention
 from flagdeploy.server.model import LoadedModel
@@ -129,8 +129,8 @@ class _Drafting:
             states,
             attention_mask=mask.masked_fill_(~visible, -torch.inf)[:, None],
             position_ids=positions,
-            past_key_values=cache,
             position_embeddings=self.loaded.model.model.rotary_emb(states, positions),
+            **{cache_argument(self.layer.forward): cache},
         )
         return after
 
