@@ -171,7 +171,7 @@ def _called(loaded: "LoadedModel", sequences: list[tuple[int, ...]]) -> list[str
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU]) as seen:
-        _forward(loaded, sequences[:1], CHUNK, None)
+        _forward(loaded, sequences[:1], CHUNK, None, Scores())
     keys = {event.key for event in seen.key_averages()}
     return sorted(key.removeprefix("aten::") for key in keys if key.startswith("aten::"))
 
