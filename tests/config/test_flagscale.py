@@ -22,6 +22,8 @@ from flagdeploy.errors import ConfigError, FlagdeployError
 from flagdeploy.plans.serve import plan_serve, problems
 from flagdeploy.plans.steps import Start
 
+from .pairs import hydra, write
+
 ROOT = Path(__file__).parents[2]
 CASES = ROOT / "tests" / "cases" / "flagscale" / "examples"
 ENVIRON = {"HF_TOKEN": "hf_canary"}
@@ -86,21 +88,6 @@ def test_nothing_depends_on_the_current_folder(
     before = imported(CASES / case)
     monkeypatch.chdir(tmp_path)
     assert imported(CASES / case) == before
-
-
-def write(folder: Path, experiment: dict[str, Any], item: dict[str, Any], hosts: str = "") -> Path:
-    """A pair with a task `serve` and one engine item."""
-    pair = {
-        "defaults": ["_self_", {"serve": "task"}],
-        "experiment": {"exp_name": "made", "task": {"type": "serve"}, **experiment},
-    }
-    (folder / "conf" / "serve").mkdir(parents=True, exist_ok=True)
-    (folder / "conf" / "serve.yaml").write_text(exporting.dumped(pair))
-    task = [{"serve_id": "vllm_model", "engine": "vllm", **item}]
-    (folder / "conf" / "serve" / "task.yaml").write_text(exporting.dumped(task))
-    if hosts:
-        (folder / "conf" / "hosts.txt").write_text(hosts)
-    return folder
 
 
 MODEL = {"engine_args": {"model": "/m"}}
