@@ -98,6 +98,10 @@ class Engine(ABC):
         """Problems of this engine with these hosts."""
         return iter(())
 
+    def meeting_hosts(self, hosts: Sequence[Host]) -> Sequence[Host]:
+        """The hosts on which a rank listens on `endpoint.master_port`: the first of several."""
+        return hosts[:1] if len(hosts) > 1 else ()
+
     def notes(self, deployment: Deployment) -> list[str]:
         """Warnings for the reader of a plan."""
         now, newest = self.version(deployment), self.table.newest
