@@ -1,16 +1,9 @@
 """FlagScale pairs made for tests."""
 
-import re
 from pathlib import Path
 from typing import Any
 
 from flagdeploy.config.flagscale import exporting
-
-
-def hydra(text: str) -> str:
-    """`text` as a file of OmegaConf has to hold it, where ``${`` would begin an interpolation and
-    backslashes before it are halved (OmegaConf 2.4, "Escaping in interpolation strings")."""
-    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
 
 
 def write(folder: Path, experiment: dict[str, Any], item: dict[str, Any], hosts: str = "") -> Path:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from flagdeploy import engines, vendors
 from flagdeploy.config import workspace
+from flagdeploy.config.escapes import escaped
 from flagdeploy.config.facts import Facts
 from flagdeploy.config.flagscale import exporting, importing, prelude
 from flagdeploy.config.flagscale.pair import locate
@@ -22,7 +23,7 @@ from flagdeploy.errors import ConfigError, FlagdeployError
 from flagdeploy.plans.serve import plan_serve, problems
 from flagdeploy.plans.steps import Start
 
-from .pairs import hydra, write
+from .pairs import write
 
 ROOT = Path(__file__).parents[2]
 CASES = ROOT / "tests" / "cases" / "flagscale" / "examples"
@@ -130,6 +131,17 @@ def test_what_cannot_be_imported_is_said_with_its_line(
     assert str(raised.value).replace(f"{tmp_path}/", "") == message
 
 
+def test_a_backslash_before_an_interpolation_is_read_as_hydra_does(tmp_path: Path) -> None:
+    envs = {
+        "X": "C:\\\\${experiment.exp_name}\\n",
+        "Y": "\\${experiment.exp_name}",
+        "Z": "\\\\\\${a",
+    }
+    [spec] = specs(loaded(write(tmp_path, {"envs": envs}, MODEL)))
+    values = (spec.env["X"], spec.env["Y"], spec.env["Z"])
+    assert values == ("C:\\made\\n", "${experiment.exp_name}", "\\${a")
+
+
 def refused(folder: Path) -> str:
     with pytest.raises(FlagdeployError) as raised:
         imported(folder, environ={})
@@ -155,12 +167,12 @@ def test_what_is_no_pair_is_said(tmp_path: Path) -> None:
     assert found == "conf/serve.yaml:1: defaults.serve: no such file: conf/serve/task.yaml"
 
 
-AWKWARD = "a b 'c' \"d\" $PATH ${HOME} `x` \\ ü \n#e"
+AWKWARD = "a b 'c' \"d\" $PATH ${HOME} \\${X} \\\\${Y} `x` \\ ü \n#e"
 
 
 def test_values_arrive_byte_for_byte(tmp_path: Path) -> None:
     """FlagScale puts them unquoted into lines of a shell."""
-    text = AWKWARD.replace("${", "\\${")  # Hydra's own way to write ${
+    text = escaped(AWKWARD)
     args = {"model": "/m", "chat_template": text}
     folder = write(tmp_path, {"envs": {"X": text}}, {"engine_args": args})
     [spec] = specs(loaded(folder))

@@ -7,6 +7,7 @@ cases/errors/, secrets with a real engine in test_two_hosts.py.
 """
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -16,9 +17,11 @@ from typing import Any
 
 import pytest
 import yaml
-from config.pairs import hydra, write
+from config.pairs import write
 from proving_ground.hosts import Fleet, Host
 from proving_ground.image import Image
+
+from flagdeploy.config.escapes import escaped
 
 from .user import API_KEY, CANARY, User, command_lines, containers, files_with
 
@@ -130,18 +133,21 @@ def test_1_an_unreachable_host_is_a_failure_that_names_it(site: Site) -> None:
 def test_2_values_arrive_byte_for_byte(source: str, prelude: str, site: Site) -> None:
     """There environment and arguments stand unquoted in lines of a shell, which the first host
     expands before the others see them."""
-    args: dict[str, Any] = {"chat-template": hydra(TEXT), "many": [hydra(TEXT), "b"]}
-    args |= {"hf-overrides": nested(hydra(TEXT)), "enable-log-requests": False}
-    env = {"TEXT": hydra(TEXT), "EMPTY": "", "NCCL_IB_HCA": "=mlx5_0 mlx5_1"}
+    args: dict[str, Any] = {"chat-template": escaped(TEXT), "many": [escaped(TEXT), "b"]}
+    args |= {"hf-overrides": nested(escaped(TEXT)), "enable-log-requests": False}
+    env = {"TEXT": escaped(TEXT), "EMPTY": "", "NCCL_IB_HCA": "=mlx5_0 mlx5_1"}
     if source == "ours":
-        own = {"env": {**env, "HF_TOKEN": "${env:HF_TOKEN}"}, "rank_env": {"1": {"ONE": env["TEXT"]}}}
-        site.deployment("bytes", engine_args=args, container={**own, "prelude": hydra(prelude)})
+        own = {
+            "env": {**env, "HF_TOKEN": "${env:HF_TOKEN}"},
+            "rank_env": {"1": {"ONE": env["TEXT"]}},
+        }
+        site.deployment("bytes", engine_args=args, container={**own, "prelude": escaped(prelude)})
         words = ["serve", "bytes", "--hosts", site.user.hosts]
     else:
         nodes = {site.fleet[1].address: {"ONE": env["TEXT"]}}
         token = {"HF_TOKEN": "${oc.env:HF_TOKEN}", "nodes_envs": nodes}
         experiment = {"exp_name": "bytes", "runner": {"hostfile": "hosts.txt"}}
-        experiment |= {"envs": {**env, **token}, "cmds": {"before_start": hydra(prelude)}}
+        experiment |= {"envs": {**env, **token}, "cmds": {"before_start": escaped(prelude)}}
         args |= {"model": str(site.weights), "load_format": "dummy", "tensor_parallel_size": 2}
         folder = site.user.workspace.parent / "a pair"
         pair = write(folder, experiment, {"engine_args": args}, site.fleet.hostfile())
@@ -193,13 +199,15 @@ def test_5_nothing_depends_on_the_current_folder(site: Site) -> None:
     """There hostfiles and tables are looked for below the current folder."""
     user, above = site.user, site.user.workspace.parent
     experiment = {"runner": {"hostfile": "hosts.txt"}, "exp_name": "made"}
-    write(above / "pair", experiment, {"engine_args": {"model": "/m", "tp": 2}}, site.fleet.hostfile())
+    write(
+        above / "pair", experiment, {"engine_args": {"model": "/m", "tp": 2}}, site.fleet.hostfile()
+    )
     site.deployment("here")
     below = user.workspace / "examples" / "here"
     plans: dict[str, set[str]] = {"ours": set(), "pair": set()}
-    for folder, up in ((Path("/"), str(above)), (below, "../../.."), (above, "../" + above.name)):
+    for folder, up in ((Path("/"), str(above)), (below, "../../.."), (above, ".")):
         ours = ("plan", "here", "--hosts", f"{up}/hosts.txt")
-        pair = ("plan", "--from-flagscale", f"{up}/pair", "vendor=cpu", "container.image=i")
+        pair = ("plan", "--from-flagscale", f"{up}/./pair", "vendor=cpu", "container.image=i")
         plans["ours"].add(user.runs(*ours, folder=folder))
         plans["pair"].add(user.runs(*pair, folder=folder))
     assert [len(found) for found in plans.values()] == [1, 1]

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from flagdeploy.config import keys
+from flagdeploy.config.escapes import escaped
 from flagdeploy.config.flagscale import arguments
 from flagdeploy.config.flagscale.importing import VENDORS
 from flagdeploy.config.flagscale.texts import NO_PLACE
@@ -93,11 +94,12 @@ def _engine_args(
             written["chunked_prefill_size"] = -1
     if deployment.weights == "random":
         written["load_format"] = "dummy"
-    if isinstance(deployment.endpoint.api_key, Secret):
-        written["api_key"] = _reference(deployment.endpoint.api_key)
     for name, value in deployment.engine_args.items():
         written |= _own(name.replace("-", "_"), value)
-    return {name: _escaped(value) for name, value in written.items()}, said
+    written = escaped(written)
+    if isinstance(deployment.endpoint.api_key, Secret):
+        written["api_key"] = _reference(deployment.endpoint.api_key)
+    return written, said
 
 
 def _own(name: str, value: Any) -> dict[str, Any]:
@@ -127,7 +129,7 @@ def _experiment(deployment: Deployment, hosts: Sequence[Host], task: str) -> dic
         "envs": _envs(deployment, hosts),
     }
     if deployment.container.prelude:
-        experiment["cmds"] = {"before_start": _escaped(deployment.container.prelude)}
+        experiment["cmds"] = {"before_start": escaped(deployment.container.prelude)}
     return {"defaults": ["_self_", {"serve": task}], "experiment": experiment, "action": "run"}
 
 
@@ -143,19 +145,11 @@ def _envs(deployment: Deployment, hosts: Sequence[Host]) -> dict[str, Any]:
 
 
 def _variables(env: Mapping[str, Any]) -> dict[str, str]:
-    return {n: _reference(v) if isinstance(v, Secret) else _escaped(v) for n, v in env.items()}
+    return {n: _reference(v) if isinstance(v, Secret) else escaped(v) for n, v in env.items()}
 
 
 def _reference(secret: Secret) -> str:
     return f"${{oc.env:{secret.name}}}"
-
-
-def _escaped(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_escaped(item) for item in value]
-    if isinstance(value, str) and not value.startswith("${oc.env:"):
-        return value.replace("${", "\\${")
-    return value
 
 
 def hostfile(hosts: Sequence[Host]) -> str:
