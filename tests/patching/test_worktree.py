@@ -186,7 +186,7 @@ def test_what_is_written_while_it_is_replaced_is_kept(place: Place) -> None:
 
 
 def admins(repository: Repository) -> set[Path]:
-    """What git keeps of worktrees. A git that was killed at its first step leaves a folder there."""
+    """What git keeps of worktrees; one that was killed at its first step leaves a folder there."""
     return set((repository.folder / ".git" / "worktrees").glob("*"))
 
 
