@@ -8,6 +8,8 @@ from flagdeploy.config.escapes import escaped
 
 AWKWARD = [
     "${",
+    "\\${x}",
+    "\\\\${",
     "}",
     "\\",
     "'",

@@ -279,7 +279,7 @@ def words(spec: Any) -> list[str]:
     return [w.replace("_", "-") if w.startswith("--") else w for w in spec.argv]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(configuration=configurations())
 def test_import_export_import_is_stable(
     tmp_path_factory: pytest.TempPathFactory, configuration: tuple[Any, Any, str]
