@@ -1,16 +1,19 @@
 """Defects that were reproduced in the nearest peer, a launcher that writes one shell script for all
 hosts: here none of them happens, on real hosts, in the words that a user types.
 
-Those that need no host have their tests elsewhere: ports in cli/test_serve.py, false and nested
-arguments in engines/test_engines.py, mistakes that are told before anything happens in
-cases/errors/, secrets with a real engine in test_two_hosts.py.
+The numbers are those of the list of defects. What needs no host has its tests elsewhere: ports
+(3) in cli/test_serve.py, mistakes that are told before anything happens (8) in cases/errors/, false
+and nested arguments (10) in engines/test_values.py; secrets with a real engine (9) and the log of a
+dead rank (11) in test_two_hosts.py.
 """
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ from proving_ground.image import Image
 
 from flagdeploy.config.escapes import escaped
 
-from .user import API_KEY, CANARY, User, command_lines, containers, files_with
+from .user import API_KEY, CANARY, ROOT, User, command_lines, containers, files_with
 
 pytestmark = [pytest.mark.fleet, pytest.mark.timeout(300)]
 
@@ -193,6 +196,23 @@ def test_2_a_device_type_of_its_own_keeps_its_quoting(site: Site) -> None:
     assert f"--node-ip-address={worker.address}" in port
     assert after(site.argv("mlu", head), "--tensor-parallel-size") == "16"
     site.user.runs("stop", "mlu")
+
+
+def test_4_every_file_can_be_read_by_the_oldest_python(tmp_path: Path) -> None:
+    """There the default mode is a syntax error before Python 3.12."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    oldest = project["requires-python"].removeprefix(">=")
+    interpreter = shutil.which(f"python{oldest}") or sys.executable
+    code = "import sys; print('.'.join(map(str, sys.version_info[:2])))"
+    runs = subprocess.run([interpreter, "-c", code], capture_output=True, text=True).stdout.strip()
+    if runs != oldest:
+        pytest.skip(f"Python {oldest}, the oldest that is supported, is not installed")
+    folders = [ROOT / name for name in ("flagdeploy", "examples")]
+    command = [interpreter, "-W", "error", "-m", "compileall", "-q", "-f", *folders]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={"PYTHONPYCACHEPREFIX": str(tmp_path)}
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_5_nothing_depends_on_the_current_folder(site: Site) -> None:
