@@ -23,6 +23,7 @@ from flagdeploy.config.plain import plain
 from flagdeploy.errors import ConfigError, FlagdeployError
 from flagdeploy.plans.serve import plan_serve, problems
 from flagdeploy.plans.steps import Start
+from flagdeploy.workflows.config import import_
 
 from .generated_pairs import NAMES, configurations
 from .pairs import write
@@ -279,7 +280,7 @@ def words(spec: Any) -> list[str]:
     return [w.replace("_", "-") if w.startswith("--") else w for w in spec.argv]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(configuration=configurations())
 def test_import_export_import_is_stable(
     tmp_path_factory: pytest.TempPathFactory, configuration: tuple[Any, Any, str]
@@ -296,6 +297,33 @@ def test_import_export_import_is_stable(
     assert second.hosts == first.hosts
     assert exporting.export(second).files == exported
     assert [plain(spec) for spec in specs(second)] == [plain(spec) for spec in specs(first)]
+
+
+@settings(max_examples=10, deadline=None)
+@given(configuration=configurations())
+def test_what_an_import_writes_is_the_same_deployment(
+    tmp_path_factory: pytest.TempPathFactory, configuration: tuple[Any, Any, str]
+) -> None:
+    """`config import PAIR --to examples/made` and `serve made` is `serve --from-flagscale PAIR`."""
+    root = tmp_path_factory.mktemp("workspace")
+    (root / "examples").mkdir()
+    (root / "env").symlink_to(ROOT / "env")
+    first = loaded(write(root / "pair", *configuration))
+    name = first.deployment.name
+    import_(root / "pair", to=root / "examples" / name, workspace=str(root))
+    second = load(name, root=root, environ=ENVIRON)
+    assert replace(second.deployment, hostfile=None) == replace(first.deployment, hostfile=None)
+    assert second.hosts == first.hosts
+    assert [plain(spec) for spec in specs(second)] == [plain(spec) for spec in specs(first)]
+
+
+def test_the_ssh_port_of_all_hosts_is_written_for_each(tmp_path: Path) -> None:
+    runner = {"runner": {"hostfile": "hosts.txt", "ssh_port": 2222}}
+    hosts = "192.0.2.1 slots=8\n192.0.2.2 slots=8 port=2022\n"
+    import_(write(tmp_path / "pair", runner, MODEL, hosts), to=tmp_path, workspace=str(ROOT))
+    assert (tmp_path / "hostfile.txt").read_text() == (
+        "192.0.2.1 slots=8 port=2222\n192.0.2.2 slots=8 port=2022\n"
+    )
 
 
 JUNK = st.sampled_from([None, 3, -1, 0.5, True, "", "x y", "${a}", [], [1], [[{}]], {}, {"a": {}}])

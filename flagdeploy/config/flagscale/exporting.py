@@ -56,7 +56,7 @@ def export(loaded: Loaded) -> Exported:
         f"conf/serve/{task}.yaml": dumped([item]),
     }
     if not here:
-        files[HOSTFILE] = hostfile(loaded.hosts)
+        files[HOSTFILE] = hostfile(loaded.hosts, _ssh_port(loaded.hosts))
     return Exported(files, tuple(_notes(loaded, values, said)))
 
 
@@ -113,10 +113,9 @@ def _own(name: str, value: Any) -> dict[str, Any]:
 
 def _experiment(deployment: Deployment, hosts: Sequence[Host], task: str) -> dict[str, Any]:
     runner: dict[str, Any] = {"deploy": {"use_fs_serve": False}}
-    ports = {host.port for host in hosts}
     if hosts:
         runner["hostfile"] = HOSTFILE
-        runner["ssh_port"] = ports.pop() if len(ports) == 1 else 22
+        runner["ssh_port"] = _ssh_port(hosts)
     elif deployment.vendor != "nvidia":
         kinds = {vendor: kind for kind, vendor in VENDORS.items()}
         runner["device_type"] = kinds.get(deployment.vendor, deployment.vendor)
@@ -131,6 +130,11 @@ def _experiment(deployment: Deployment, hosts: Sequence[Host], task: str) -> dic
     if deployment.container.prelude:
         experiment["cmds"] = {"before_start": escaped(deployment.container.prelude)}
     return {"defaults": ["_self_", {"serve": task}], "experiment": experiment, "action": "run"}
+
+
+def _ssh_port(hosts: Sequence[Host]) -> int:
+    ports = {host.port for host in hosts}
+    return ports.pop() if len(ports) == 1 else 22
 
 
 def _envs(deployment: Deployment, hosts: Sequence[Host]) -> dict[str, Any]:
@@ -152,15 +156,17 @@ def _reference(secret: Secret) -> str:
     return f"${{oc.env:{secret.name}}}"
 
 
-def hostfile(hosts: Sequence[Host]) -> str:
-    """FlagScale reads the host, slots and type of a line, and passes over what follows."""
-    shared = len({host.port for host in hosts}) == 1
+def hostfile(hosts: Sequence[Host], ssh_port: int = 22) -> str:
+    """Each host with what it needs beside `ssh_port`, which is said elsewhere.
+
+    FlagScale reads the host, slots and type of a line, and passes over what follows.
+    """
     lines = []
     for host in hosts:
         words = [host.address, f"slots={host.slots}"]
         words += [f"type={host.type}"] if host.type else []
         words += [f"user={host.user}"] if host.user else []
-        words += [f"port={host.port}"] if not shared else []
+        words += [f"port={host.port}"] if host.port != ssh_port else []
         words += [f"docker={host.docker}"] if host.docker else []
         lines.append(" ".join(words))
     return "\n".join(lines) + "\n"
