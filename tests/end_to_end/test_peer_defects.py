@@ -23,6 +23,7 @@ import yaml
 from config.pairs import write
 from proving_ground.hosts import Fleet, Host
 from proving_ground.image import Image
+from proving_ground.network import command
 
 from flagdeploy.config.escapes import escaped
 
@@ -111,6 +112,7 @@ def test_1_an_unreachable_host_is_a_failure_that_names_it(site: Site) -> None:
     site.deployment("two")
     user, dead = site.user, site.fleet[1]
     dead.down()
+    command("ip", "neigh", "flush", "to", dead.address)  # or the kernel would try for ten seconds
     try:
         commands = {
             "serve": ("serve", "two", "--hosts", user.hosts),
@@ -126,13 +128,14 @@ def test_1_an_unreachable_host_is_a_failure_that_names_it(site: Site) -> None:
         dead.up()
     for name, outputs in said.items():
         lines = "".join(outputs).splitlines()
-        assert any(f"{dead.address}:{dead.port} did not answer" in line for line in lines), name
+        assert any(f"no SSH connection to {dead.address}" in line for line in lines), name
         assert not any(line.startswith(f"error: {site.fleet[0].address}") for line in lines)
     assert [containers(host) for host in site.fleet] == [[], []]
 
 
-@pytest.mark.parametrize("prelude", ["", PRELUDE], ids=["plain", "prelude"])
-@pytest.mark.parametrize("source", ["ours", "flagscale"])
+@pytest.mark.parametrize(
+    ("source", "prelude"), [("ours", ""), ("flagscale", PRELUDE)], ids=["ours", "flagscale"]
+)
 def test_2_values_arrive_byte_for_byte(source: str, prelude: str, site: Site) -> None:
     """There environment and arguments stand unquoted in lines of a shell, which the first host
     expands before the others see them."""
@@ -208,9 +211,9 @@ def test_4_every_file_can_be_read_by_the_oldest_python(tmp_path: Path) -> None:
     if runs != oldest:
         pytest.skip(f"Python {oldest}, the oldest that is supported, is not installed")
     folders = [ROOT / name for name in ("flagdeploy", "examples")]
-    command = [interpreter, "-W", "error", "-m", "compileall", "-q", "-f", *folders]
+    compiling = [interpreter, "-W", "error", "-m", "compileall", "-q", "-f", *folders]
     done = subprocess.run(
-        command, capture_output=True, text=True, env={"PYTHONPYCACHEPREFIX": str(tmp_path)}
+        compiling, capture_output=True, text=True, env={"PYTHONPYCACHEPREFIX": str(tmp_path)}
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -246,8 +249,8 @@ def foreign(site: Site) -> Iterator[list[str]]:
     """Somebody else's: a container on the host, and a process with the engine's command line."""
     host = site.fleet[0]
     mounts = [word for mount in site.image.mounts for word in ("--volume", mount)]
-    command = ["run", "--detach", "--network=host", *mounts, site.image.tag, "sleep", "300"]
-    container = host.docker(*command)
+    words = ["run", "--detach", "--network=host", *mounts, site.image.tag, "sleep", "300"]
+    container = host.docker(*words)
     code = "import time; time.sleep(300)"
     process = subprocess.Popen([sys.executable, "-c", code, "vllm serve", "ray", "python"])
     yield [container]
