@@ -170,4 +170,5 @@ def _merged(options: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
 
 
 def _to_yaml(options: dict[str, Any]) -> str:
-    return yaml.safe_dump(options, sort_keys=False, width=1000, allow_unicode=True)
+    # In ASCII: PyYAML leaves U+0085 in single quotes, where readers make a space of it.
+    return yaml.safe_dump(options, sort_keys=False, width=1000)

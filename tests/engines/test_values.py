@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engines.conftest import ONE, R1, WORKSPACE, of
@@ -39,6 +39,7 @@ def loaded(name: str) -> tuple[Engine, Deployment]:
 
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=40)
+@example(args={"x": "a\x85b \u2028", "x-y": {"z": [None, False, "\x85"]}})
 @given(args=given_args)
 def test_engine_args_of_any_type_arrive_or_are_refused(name: str, args: dict[str, Any]) -> None:
     engine, deployment = loaded(name)
