@@ -217,7 +217,10 @@ def _environment_problem(path: KeyPath, value: Any) -> str | None:
     else:
         return None
     wrong = [n for env in nested for n, v in env.items() if not isinstance(v, str)]
-    return f"environment values are text: quote {', '.join(wrong)}" if wrong else None
+    if wrong:
+        return f"environment values are text: quote {', '.join(wrong)}"
+    nameless = [name for env in nested for name in env if not name or "=" in name]
+    return f"`{nameless[0]}` is no name of a variable" if nameless else None
 
 
 def _typed(merged: Merged) -> tuple[Deployment | None, list[Problem]]:

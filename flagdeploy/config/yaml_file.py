@@ -146,6 +146,9 @@ class _Builder:
 
     def _scalar(self, node: yaml.Node, where: KeyPath) -> Any:
         kind, text = node.tag.removeprefix(_TAG), str(node.value)
+        if "\0" in text:
+            what = "holds a NUL, which neither an argument nor a variable can"
+            self._problem(node.start_mark.line + 1, where, what)
         if kind in ("str", "timestamp"):
             return self._float_of_exponent(node, text)
         if kind == "null":

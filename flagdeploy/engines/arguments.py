@@ -214,4 +214,4 @@ def compact_json(value: Any) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return compact_json(value) if isinstance(value, (dict, list)) else str(value)
+    return compact_json(value) if isinstance(value, dict | list | None) else str(value)

@@ -47,6 +47,8 @@ _NEUTRAL_SECTIONS = (
     "container.", "readiness.", "model.architecture.", "operators.", "stages.", "patch.",
 )  # fmt: skip
 _RELAXED = "speculative.relaxed_acceptance"
+# How like another (difflib's ratio) a name must be: one letter more or less of a dozen.
+_A_SLIP = 0.93
 
 # Keys that depend on one another: a table of single arguments cannot say them.
 DEGREES_AND_DRAFTS = frozenset(
@@ -102,13 +104,18 @@ class Engine(ABC):
         """Problems of this engine with these hosts."""
         return iter(())
 
+    def meeting_hosts(self, hosts: Sequence[Host]) -> Sequence[Host]:
+        """The hosts on which a rank listens on `endpoint.master_port`: the first of several."""
+        return hosts[:1] if len(hosts) > 1 else ()
+
     def notes(self, deployment: Deployment) -> list[str]:
         """Warnings for the reader of a plan."""
         now, newest = self.version(deployment), self.table.newest
+        misspelt = list(self._nearly_owned(deployment))
         if arguments.version(now) > arguments.version(newest):
             checked = f"the arguments were compared with {self.table.title} {newest}"
-            return [f"{checked}, not with {now}: `--help` of the image decides"]
-        return []
+            return [f"{checked}, not with {now}: `--help` of the image decides", *misspelt]
+        return misspelt
 
     def served_name(self, deployment: Deployment) -> str:
         """The name under which the endpoint knows the model."""
@@ -184,8 +191,22 @@ class Engine(ABC):
     def _engine_args_problems(self, deployment: Deployment) -> Iterator[Finding]:
         names = self.owned_names()
         for name in self.extra_names(deployment):
+            if not name.strip("-"):
+                yield "engine_args", f"`{name}` is no name of an argument"
             if key := names.get(canonical(name)):
                 yield f"engine_args.{name}", f"is set by flagdeploy: use `{key}`"
+
+    def _nearly_owned(self, deployment: Deployment) -> Iterator[str]:
+        """Arguments that look like a known one with a slip; the engine itself may know better."""
+        if not deployment.engine_args:
+            return
+        import difflib  # few deployments have arguments of their own
+
+        owned = self.owned_names()
+        for name in self.extra_names(deployment):
+            close = difflib.get_close_matches(canonical(name), owned, 1, _A_SLIP)
+            if close and close[0] != canonical(name):
+                yield f"engine_args.{name} is passed as it is: did you mean `{owned[close[0]]}`?"
 
     def extra_names(self, deployment: Deployment) -> list[str]:
         """The names that `engine_args` sets."""

@@ -1,8 +1,9 @@
 """TensorRT-LLM: `trtllm-serve` with an options file, over several hosts under `mpirun`.
 
 On one host rank 0 is the server. On several, each rank is a container: rank 0 runs `mpirun`, which
-reaches the others through an SSH server that they run inside (the image must hold one). All mount
-one key pair at /root/.ssh; it is the host key too, so each side knows the other::
+reaches the others through an SSH server that they run inside (the image must hold one), on
+`endpoint.master_port`. All mount one key pair at /root/.ssh; it is the host key too, so each side
+knows the other::
 
     ssh-keygen -t ed25519 -N '' -f id_ed25519
     cp id_ed25519.pub authorized_keys
@@ -22,13 +23,10 @@ from flagdeploy.engines import arguments, base
 from flagdeploy.engines.base import Finding, changed
 
 _OPTIONS = "/etc/flagdeploy/options.yaml"
-_SSH_PORT = "2233"
-# The others may still be starting when rank 0 calls them: one attempt a second for two minutes.
-_SSH = f"-p {_SSH_PORT} -o ConnectionAttempts=120"
-# A session gets the search paths of the container, where mpirun's own daemon is found.
+# $1 is the port. A session gets the container's search paths, where mpirun's own daemon is found.
 _SSH_SERVER = (
-    "mkdir -p /run/sshd && exec /usr/sbin/sshd -D -e"
-    f" -p {_SSH_PORT} -o HostKey=/root/.ssh/id_ed25519 -o PermitRootLogin=prohibit-password"
+    'mkdir -p /run/sshd && exec /usr/sbin/sshd -D -e -p "$1"'
+    " -o HostKey=/root/.ssh/id_ed25519 -o PermitRootLogin=prohibit-password"
     ' -o PasswordAuthentication=no -o "SetEnv=PATH=$PATH LD_LIBRARY_PATH=$LD_LIBRARY_PATH"'
 )
 
@@ -47,7 +45,8 @@ class Engine(base.Engine):
         file = File(_OPTIONS, _to_yaml(self.options(deployment)))
         env = self.environment(deployment)
         if rank > 0:
-            return RankCommand(rank, ("bash", "-c", _SSH_SERVER), env, (file,))
+            port = str(deployment.endpoint.master_port)
+            return RankCommand(rank, ("bash", "-c", _SSH_SERVER, "sshd", port), env, (file,))
         server = ["trtllm-serve", self.model(deployment)]
         server += ["--host", bind_address(deployment, hosts)]
         server += ["--port", str(deployment.endpoint.port)]
@@ -55,7 +54,7 @@ class Engine(base.Engine):
         server += arguments.flags(self.rows(deployment), changed(deployment))
         if len(hosts) > 1:
             passed = sorted({*env, *deployment.container.env})
-            server = [*_mpirun(hosts, passed), *server]
+            server = [*_mpirun(deployment, hosts, passed), *server]
         return RankCommand(rank, tuple(server), env, (file,))
 
     def served_name(self, deployment: Deployment) -> str:
@@ -97,6 +96,10 @@ class Engine(base.Engine):
         if len(hosts) > 1 and not mounted:
             what = "several hosts talk through mpirun over SSH: mount the folder with the key pair"
             yield "container.mounts", f"{what} at /root/.ssh (see the multi-host example)"
+
+    def meeting_hosts(self, hosts: Sequence[Host]) -> Sequence[Host]:
+        """All but the first run an SSH server there."""
+        return hosts[1:]
 
     def notes(self, deployment: Deployment) -> list[str]:
         notes = super().notes(deployment)
@@ -144,11 +147,13 @@ def _speculative(deployment: Deployment, since_1_3: bool) -> dict[str, Any]:
     return config
 
 
-def _mpirun(hosts: Sequence[Host], passed: Sequence[str]) -> list[str]:
+def _mpirun(deployment: Deployment, hosts: Sequence[Host], passed: Sequence[str]) -> list[str]:
     """One MPI rank for each device. Variables are passed by name; values stay out of argv."""
+    # The others may still be starting when rank 0 calls them: an attempt a second for two minutes.
+    ssh = f"-p {deployment.endpoint.master_port} -o ConnectionAttempts=120"
     places = ",".join(f"{host.address}:{host.slots}" for host in hosts)
     ranks = str(sum(host.slots for host in hosts))
-    argv = ["mpirun", "-H", places, "-mca", "plm_rsh_args", _SSH, "--allow-run-as-root"]
+    argv = ["mpirun", "-H", places, "-mca", "plm_rsh_args", ssh, "--allow-run-as-root"]
     argv += ["-n", ranks]
     for name in passed:
         argv += ["-x", name]
@@ -165,4 +170,5 @@ def _merged(options: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
 
 
 def _to_yaml(options: dict[str, Any]) -> str:
-    return yaml.safe_dump(options, sort_keys=False, width=1000, allow_unicode=True)
+    # In ASCII: PyYAML leaves U+0085 in single quotes, where readers make a space of it.
+    return yaml.safe_dump(options, sort_keys=False, width=1000)

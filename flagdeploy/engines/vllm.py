@@ -15,7 +15,6 @@ from flagdeploy.engines.arguments import compact_json, version
 from flagdeploy.engines.base import Finding
 
 _WITHOUT_RAY = (0, 12)
-_RAY_PORT = "6379"
 # $1 address, $2 port, $3 resources; the rest is the server, which takes the place of the shell.
 _RAY_HEAD = (
     'ray start --head --node-ip-address="$1" --port="$2" --dashboard-host=127.0.0.1 "$3"'
@@ -121,14 +120,14 @@ def _multi_node(deployment: Deployment, hosts: Sequence[Host], rank: int) -> lis
 def _under_ray(
     server: list[str], deployment: Deployment, hosts: Sequence[Host], rank: int
 ) -> tuple[str, ...]:
-    host = hosts[rank]
+    host, port = hosts[rank], str(deployment.endpoint.master_port)
     kind = _RAY_RESOURCES.get(deployment.vendor)
     amount = f"--resources={compact_json({kind: host.slots})}" if kind else ""
     amount = amount or f"--num-gpus={host.slots}"
     if rank:
-        join = ["ray", "start", "--block", f"--address={hosts[0].address}:{_RAY_PORT}"]
+        join = ["ray", "start", "--block", f"--address={hosts[0].address}:{port}"]
         return (*join, f"--node-ip-address={host.address}", amount)
-    head = ["bash", "-c", _RAY_HEAD, "ray-head", host.address, _RAY_PORT, amount]
+    head = ["bash", "-c", _RAY_HEAD, "ray-head", host.address, port, amount]
     return (*head, *server, "--distributed-executor-backend", "ray")
 
 

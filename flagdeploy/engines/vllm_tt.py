@@ -50,6 +50,8 @@ class Engine(base.Engine):
         if deepseek and not deployment.model.weight_cache:
             what = "a folder of the host is needed that keeps the converted weights"
             yield "model.weight_cache", what
+        if not isinstance(deployment.engine_args.get("tt", {}), dict):
+            yield "engine_args.tt", "holds the options of the backend: expected a mapping"
         for name in _CACHES:
             if name in deployment.container.env:
                 yield f"container.env.{name}", "is set by flagdeploy: use `model.weight_cache`"

@@ -12,6 +12,7 @@ backends were complete, the newest last.
 import configparser
 import hashlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,11 @@ _REPOSITORIES = {
     "Megatron-LM": "https://github.com/NVIDIA/Megatron-LM",
     "verl": "https://github.com/volcengine/verl",
 }
+
+_COMMIT = re.compile("[0-9a-f]{8,64}")
+_FORMS: dict[str, type] = {
+    "backends_commit": dict, "backends_version": dict, "task": list, "models": list, "contact": str,
+}  # fmt: skip
 
 Found = tuple[PatchSet, Mapping[str, bytes]]
 """A set that is not written yet, and its patches by name."""
@@ -88,9 +94,13 @@ def read(
     """The patch sets for `device`: of one `commit` in the old layout, else of `backends` (all that
     the device has: empty) for `task`, as of `commit` or of the newest one in the history.
 
-    Raises UsageError for a device, task or backend that is not there, PatchError for what is
-    encrypted or incomplete.
+    Raises UsageError for a folder, device, task or backend that is not there, PatchError for what
+    is encrypted, incomplete or of another form.
     """
+    if commit and not _COMMIT.fullmatch(commit):
+        raise UsageError(f"--commit {commit}: give at least eight hexadecimal digits of a commit")
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder", "name a clone of FlagScale")
     here = Checkout(folder)
     if not (folder / "hardware").is_dir():
         what = f"{folder} has no hardware/, where FlagScale keeps its patches"
@@ -145,10 +155,15 @@ def _newest(checkout: Checkout, device: str, task: str, backends: Sequence[str])
     """The newest commit of the history for these backends, empty when the history has none."""
     if not (checkout.folder / HISTORY).is_file():
         return ""
-    history = checkout.yaml(HISTORY)
+    history: Any = checkout.yaml(HISTORY)
+    path = ""
     for name in (device, task, "+".join(sorted(backends))):
         history = history.get(name) or {}
-    return str(list(history)[-1]) if history else ""
+        path = f"{path}.{name}".lstrip(".")
+        last = path.count(".") == 2
+        if history and not isinstance(history, list if last else dict):
+            raise PatchError(f"{HISTORY}: {path}: expected {'a list' if last else 'a mapping'}")
+    return str(history[-1]) if history else ""
 
 
 def _require_commit(checkout: Checkout) -> None:
@@ -172,18 +187,28 @@ def _by_backend(checkout: Checkout, device: str) -> dict[str, list[str]]:
 
 def _new(checkout: Checkout, device: str, backend: str, files: Sequence[str], task: str) -> Found:
     folder = f"hardware/{device}/{backend}"
-    facts = checkout.yaml(f"{folder}/diff.yaml")
+    facts = _facts(checkout, f"{folder}/diff.yaml")
     tasks = list(facts.get("task") or [])
     if task and task not in tasks:
         what = f"the patches of {device} for {backend} are not for `{task}`"
         raise UsageError(what, did_you_mean(task, tasks))
     commits = facts.get("backends_commit") or {}
     base = facts.get("commit") if backend == FLAGSCALE else commits.get(backend)
-    if not isinstance(base, str) or len(base) != 40:
+    if not isinstance(base, str) or not re.fullmatch("[0-9a-f]{40}", base):
         key = "commit" if backend == FLAGSCALE else f"backends_commit.{backend}"
         raise PatchError(f"{folder}/diff.yaml: {key}: no full commit, but `{base}`")
     names = [name for name in files if not name.endswith("/diff.yaml")]
     return _set(checkout, device, backend, base, folder, names, facts)
+
+
+def _facts(checkout: Checkout, name: str) -> dict[str, Any]:
+    """What a diff.yaml says. Raises PatchError where it has not the form that FlagScale writes."""
+    facts = checkout.yaml(name)
+    for key, kind in _FORMS.items():
+        if facts.get(key) is not None and not isinstance(facts[key], kind):
+            what = "a list" if kind is list else "a mapping" if kind is dict else "text"
+            raise PatchError(f"{name}: {key}: expected {what}, but it is `{facts[key]}`")
+    return facts
 
 
 def _set(

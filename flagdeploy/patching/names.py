@@ -20,10 +20,16 @@ def danger_of(path: str) -> str:
             return "leads out of the tree with `..`"
         if part in ("", "."):
             return "has an empty component"
-        plain = part.translate(_IGNORED_BY_HFS).lower().partition(":")[0].rstrip(" .")
-        if plain in (".git", "git~1"):
+        if any(map(_is_dot_git, part.split("\\"))):  # to Windows a separator
             return "leads into .git/"
     return ""
+
+
+def _is_dot_git(name: str) -> bool:
+    """Is it ``.git`` to some file system: in other letters, with what HFS+ passes over, with the
+    end that Windows drops, or by its short name there?"""
+    plain = name.translate(_IGNORED_BY_HFS).lower().partition(":")[0].rstrip(" .")
+    return plain in (".git", "git~1")
 
 
 def unquoted(name: bytes) -> bytes:

@@ -15,6 +15,9 @@ from flagdeploy.patching.names import danger_of, shown
 from flagdeploy.patching.patch_file import REGULAR, Change, changes
 
 MODES = (*REGULAR, "000000")
+_KINDS = {"160000": "submodule", "120000": "symbolic link", **dict.fromkeys(REGULAR, "file")}
+# Git's complaint when something else than a folder has the name of a file's folder.
+_NO_ROOM = "unable to add cache entry for "
 
 
 @dataclass(frozen=True)
@@ -109,12 +112,7 @@ def _groups(patches: Iterable[Patch]) -> Iterator[list[Patch]]:
 
 def _require_content(git: Git, patch_set: PatchSet, group: Sequence[Patch]) -> None:
     """Every file is what its patch was made for: there or not, and the very blob."""
-    listing = git.output("ls-files", "--stage", "-z").split(b"\0")
-    entries = {}
-    for entry in filter(None, listing):
-        facts, _, path = entry.partition(b"\t")
-        mode, blob, _ = facts.decode().split()
-        entries[os.fsdecode(path)] = (mode, blob)
+    entries = _entries(git)
     for patch in group:
         made: set[str] = set()
         for change in patch.changes:
@@ -124,6 +122,16 @@ def _require_content(git: Git, patch_set: PatchSet, group: Sequence[Patch]) -> N
                     f"it was made for another commit than {patch_set.base[:12]}, or edited by hand",
                 )
             made |= change.names
+
+
+def _entries(git: Git) -> dict[str, tuple[str, str]]:
+    """Mode and blob of every file of the index."""
+    entries = {}
+    for entry in filter(None, git.output("ls-files", "--stage", "-z").split(b"\0")):
+        facts, _, path = entry.partition(b"\t")
+        mode, blob, _ = facts.decode().split()
+        entries[os.fsdecode(path)] = (mode, blob)
+    return entries
 
 
 def _misfit(change: Change, entries: dict[str, tuple[str, str]], made: set[str]) -> str:
@@ -137,7 +145,7 @@ def _misfit(change: Change, entries: dict[str, tuple[str, str]], made: set[str])
         return f"{shown(change.old)} does not exist"
     mode, blob = entries[change.old]
     if mode not in REGULAR:
-        return f"{shown(change.old)} is a {'submodule' if mode == '160000' else 'symbolic link'}"
+        return f"{shown(change.old)} is a {_KINDS[mode]}"
     if not blob.startswith(change.before):
         return f"{shown(change.old)} is the blob {blob[:12]}, not {change.before[:12]}"
     return ""
@@ -149,10 +157,20 @@ def _apply(git: Git, patch_set: PatchSet, group: Sequence[Patch], *options: str)
     if not done.exit_code:
         return
     why = reason(done)
+    if (taken := why.removeprefix(_NO_ROOM)) != why:
+        why = f"{taken}: {_in_the_way(git, taken)}"
     path = why.partition(":")[0]
     name = next((patch.name for patch in group if path in patch.names), group[0].name)
     verb = "cannot be taken back" if options else "does not apply"
     raise PatchError(f"{patch_set.name}: {name} {verb}: {why}")
+
+
+def _in_the_way(git: Git, path: str) -> str:
+    """Why nothing can be below one of the folders of `path`."""
+    entries = _entries(git)
+    above = [path[:at] for at, letter in enumerate(path) if letter == "/"]
+    found = next((folder for folder in above if folder in entries), None)
+    return f"{shown(found)} is a {_KINDS[entries[found][0]]}" if found else "something is there"
 
 
 def _require_as_told(

@@ -150,7 +150,7 @@ def _place(git: Git, target: str, commit: str, record: Mapping[str, Any], before
 
 
 def settle(machine: Machine, target: str) -> None:
-    """Tell git where `target` is now, and clear what lies beside it unfinished or replaced.
+    """Tell git where worktrees are now, and clear what lies beside `target` unfinished or replaced.
 
     Files that git ignores are carried over to `target` first, where nothing has their name. Raises
     PatchError when a replaced folder holds more than that: it is kept.
@@ -158,11 +158,13 @@ def settle(machine: Machine, target: str) -> None:
     there, left = _beside(machine, target)
     # Not `git worktree repair`: it believes the old places, and would mix up two that changed.
     if there and (admin := _admin(machine, target)):
-        command(machine, "tee", "--", f"{admin}/gitdir", stdin=os.fsencode(f"{target}/.git\n"))
+        _point_back(machine, admin, target)
     for folder in left:
         old = f"{folder}/{posixpath.basename(target)}"
         admin = _admin(machine, old)
         if admin and there:
+            # Of two records that claim `target`, `git worktree prune` would drop one.
+            _point_back(machine, admin, old)
             _carry_over(Git(machine, old), old, target)
             _require_nothing_of_value(machine, old, admin)
         # In this order: as long as it has its `.git`, it has all that git knows about it.
@@ -174,6 +176,10 @@ def _admin(machine: Machine, folder: str) -> str:
     text = os.fsdecode(machine.run(["cat", "--", f"{folder}/.git"]).stdout)
     path = text.removeprefix("gitdir: ").removesuffix("\n")
     return path if posixpath.basename(posixpath.dirname(path)) == "worktrees" else ""
+
+
+def _point_back(machine: Machine, admin: str, folder: str) -> None:
+    command(machine, "tee", "--", f"{admin}/gitdir", stdin=os.fsencode(f"{folder}/.git\n"))
 
 
 def _carry_over(git: Git, old: str, target: str) -> None:

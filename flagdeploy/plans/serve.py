@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from flagdeploy.config import endpoint, memory
 from flagdeploy.config.check import check
@@ -26,6 +27,7 @@ from flagdeploy.config.launch import (
     Host,
     ProcessSpec,
     RankCommand,
+    Running,
     Spec,
     StageCommand,
     Switch,
@@ -75,7 +77,7 @@ def plan_serve(
     `patch_set` is what `patch.set` names.
     A deployment that runs as it should gives a plan of skips; one that differs in any rank, lacks
     one or has one that exited is stopped as a whole, then started as a whole. Raises HostError
-    when another program listens on a port that rank 0 needs, or when something else lies where a
+    when another program listens on a port that a rank needs, or when something else lies where a
     stage shall put its product, or where the patched source shall be.
     """
     if until:
@@ -106,7 +108,7 @@ def plan_serve(
         ]
         left = left_steps(deployment, facts)
         return Plan(deployment.name, (*left, *patches, *skips, ready, *swap.after), notes)
-    _refuse_taken_ports(deployment, hosts, facts)
+    _refuse_taken_ports(deployment, hosts, facts, engine)
     commands_before = engine.stages(deployment)
     conversions = _conversions(commands_before, deployment, hosts, facts, run_id)
     steps = [*prepare_steps(deployment, hosts, facts, commands_before, conversions), *patches]
@@ -160,16 +162,26 @@ def _need_devices(conversions: Sequence[Step]) -> bool:
     return any(isinstance(step, Convert) and step.command.devices for step in conversions)
 
 
-def _refuse_taken_ports(deployment: Deployment, hosts: Sequence[Host], facts: Facts) -> None:
-    """Rank 0 listens on the endpoint's port, and with several ranks on the master port."""
-    found = facts.of(hosts[0].address)
-    ports = {"endpoint.port": deployment.endpoint.port}
-    if len(hosts) > 1:
-        ports["endpoint.master_port"] = deployment.endpoint.master_port
-    for key, port in ports.items():
-        if port in found.ports_in_use and all(rank.stage for rank in found.running):
+def _refuse_taken_ports(
+    deployment: Deployment, hosts: Sequence[Host], facts: Facts, engine: Engine
+) -> None:
+    """Rank 0 listens on the endpoint's port, and some rank of several on the master port."""
+    own = deployment.endpoint
+    listeners = [(hosts[0], "port", own.port)]
+    listeners += [(host, "master_port", own.master_port) for host in engine.meeting_hosts(hosts)]
+    for host, key, port in listeners:
+        found = facts.of(host.address)
+        if port in found.ports_in_use and not any(_may_hold(r, key, port) for r in found.running):
             what = f"port {port} is taken by another program"
-            raise HostError(hosts[0].address, what, f"choose another one: {key}=PORT")
+            raise HostError(host.address, what, f"choose another one: endpoint.{key}=PORT")
+
+
+def _may_hold(rank: Running, key: str, port: int) -> bool:
+    """May what listens on `port` be this rank, which is going to be stopped? Only the endpoint's
+    port is known of what runs."""
+    if rank.stage or rank.state != "running":
+        return False
+    return key != "port" or urlsplit(rank.labels[LABEL_ENDPOINT]).port == port
 
 
 def _wait(deployment: Deployment, hosts: Sequence[Host], engine: Engine) -> WaitReady:

@@ -214,6 +214,9 @@ def _write(files: Mapping[str, str], folder: Path | None) -> None:
     if folder is None:
         return
     paths = {folder / name: text for name, text in files.items()}
+    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not above.is_dir():
+        raise UsageError(f"{above} is no folder", "name another one with --to")
     if there := next((path for path in paths if path.exists()), None):
         raise UsageError(f"{there} exists already", "remove it, or name another folder with --to")
     for path, text in paths.items():

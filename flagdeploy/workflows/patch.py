@@ -275,6 +275,8 @@ def import_sets(
 
     root = workspaces.find(workspace)
     top = Path(out) if out else workspaces.writable_folder(root) / "patches"
+    if top.exists() and not top.is_dir():
+        raise UsageError(f"{top} is no folder", "name another one with --out")
     found = flagscale.read(Path(checkout), device, task=task, backends=backends, commit=commit)
     done = []
     sets = [(replace(c, folder=(top / c.name).resolve()), contents) for c, contents in found]

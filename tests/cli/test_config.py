@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -132,6 +133,37 @@ def test_a_flagscale_pair_becomes_a_deployment(tmp_path: Path) -> None:
         2,
         f"error: {to}/config.yaml exists already",
     )
+
+
+ERRORS = yaml.safe_load((ROOT / "tests/cases/errors/flagscale.yaml").read_text())
+
+
+@pytest.mark.parametrize("case", ERRORS["cases"].values(), ids=ERRORS["cases"])
+def test_bad_input(case: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLAGDEPLOY_RUNS", str(tmp_path / "out"))
+    pair, out = tmp_path / "pair", tmp_path / "out"
+    for name, text in {**ERRORS["sound"], **case.get("files", {})}.items():
+        if text is not None:
+            (pair / name).parent.mkdir(parents=True, exist_ok=True)
+            (pair / name).write_text(text)
+    before = sorted(tmp_path.rglob("*"))
+    words = case.get("arguments", ["config", "import", "PAIR", "--to", "OUT"])
+    words = [word.replace("PAIR", str(pair)).replace("OUT", str(out)) for word in words]
+    result = CliRunner().invoke(app, [*words, "--workspace", str(ROOT)])
+    said = result.stderr.replace(str(pair), "PAIR")
+    if case.get("notes"):
+        said = "".join(line for line in said.splitlines(True) if not line.startswith("note: "))
+    assert said == f"error: {case['error']}\n"
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_the_cases_start_from_is_sound(tmp_path: Path) -> None:
+    for name, text in ERRORS["sound"].items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    done = config("import", str(tmp_path), "container.image=i", "--to", str(tmp_path / "out"))
+    assert (done.exit_code, "not ready" in done.stderr) == (0, False)
 
 
 def test_an_import_needs_no_secret_and_says_what_is_missing(

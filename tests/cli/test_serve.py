@@ -80,7 +80,29 @@ def test_the_port_of_every_shipped_example_can_be_chosen(name: str, variant: str
 PAIRS = ROOT / "tests" / "cases" / "flagscale" / "examples"
 
 
-@pytest.mark.parametrize("pair", ["two_hosts", "mlu_hosts", "here"])
+@pytest.mark.parametrize("pair", sorted(path.name for path in PAIRS.iterdir()))
+def test_the_port_of_every_flagscale_pair_can_be_chosen(
+    pair: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `deploy` in its old place, in the new one, or without any; each has another port."""
+    monkeypatch.setenv("HF_TOKEN", "hf_canary")
+    words = ["serve", "--from-flagscale", str(PAIRS / pair), "--dry-run", "--json"]
+    words += ["container.image=i:1", "--workspace", str(ROOT)]
+    steps = {}
+    for port in ([], ["--port", "9431"]):
+        result = CliRunner().invoke(app, [*words, *port])
+        assert result.exit_code == 0, result.stderr
+        steps[bool(port)] = json.loads(result.stdout)["steps"]
+    own = next(step["port"] for step in steps[False] if step["step"] == "WaitReady")
+    assert [step["port"] for step in steps[True] if step["step"] == "WaitReady"] == [9431]
+    first, second = (
+        next(step["spec"]["argv"] for step in steps[chosen] if step["step"] == "Start")
+        for chosen in (False, True)
+    )
+    assert second == ["9431" if word == str(own) else word for word in first] != first
+
+
+@pytest.mark.parametrize("pair", sorted(path.name for path in PAIRS.iterdir()))
 def test_a_flagscale_pair_is_planned_as_it_is(
     pair: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

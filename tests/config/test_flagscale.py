@@ -14,13 +14,19 @@ from hypothesis import strategies as st
 
 from flagdeploy import engines, vendors
 from flagdeploy.config import workspace
+from flagdeploy.config.escapes import escaped
 from flagdeploy.config.facts import Facts
 from flagdeploy.config.flagscale import exporting, importing, prelude
 from flagdeploy.config.flagscale.pair import locate
 from flagdeploy.config.load import Loaded, load, load_imported
+from flagdeploy.config.plain import plain
 from flagdeploy.errors import ConfigError, FlagdeployError
 from flagdeploy.plans.serve import plan_serve, problems
 from flagdeploy.plans.steps import Start
+from flagdeploy.workflows.config import import_
+
+from .generated_pairs import NAMES, configurations
+from .pairs import write
 
 ROOT = Path(__file__).parents[2]
 CASES = ROOT / "tests" / "cases" / "flagscale" / "examples"
@@ -89,21 +95,6 @@ def test_nothing_depends_on_the_current_folder(
     assert imported(CASES / case) == before
 
 
-def write(folder: Path, experiment: dict[str, Any], item: dict[str, Any], hosts: str = "") -> Path:
-    """A pair with a task `serve` and one engine item."""
-    pair = {
-        "defaults": ["_self_", {"serve": "task"}],
-        "experiment": {"exp_name": "made", "task": {"type": "serve"}, **experiment},
-    }
-    (folder / "conf" / "serve").mkdir(parents=True, exist_ok=True)
-    (folder / "conf" / "serve.yaml").write_text(exporting.dumped(pair))
-    task = [{"serve_id": "vllm_model", "engine": "vllm", **item}]
-    (folder / "conf" / "serve" / "task.yaml").write_text(exporting.dumped(task))
-    if hosts:
-        (folder / "conf" / "hosts.txt").write_text(hosts)
-    return folder
-
-
 MODEL = {"engine_args": {"model": "/m"}}
 
 
@@ -144,6 +135,17 @@ def test_what_cannot_be_imported_is_said_with_its_line(
     assert str(raised.value).replace(f"{tmp_path}/", "") == message
 
 
+def test_a_backslash_before_an_interpolation_is_read_as_hydra_does(tmp_path: Path) -> None:
+    envs = {
+        "X": "C:\\\\${experiment.exp_name}\\n",
+        "Y": "\\${experiment.exp_name}",
+        "Z": "\\\\\\${a",
+    }
+    [spec] = specs(loaded(write(tmp_path, {"envs": envs}, MODEL)))
+    values = (spec.env["X"], spec.env["Y"], spec.env["Z"])
+    assert values == ("C:\\made\\n", "${experiment.exp_name}", "\\${a")
+
+
 def refused(folder: Path) -> str:
     with pytest.raises(FlagdeployError) as raised:
         imported(folder, environ={})
@@ -169,12 +171,12 @@ def test_what_is_no_pair_is_said(tmp_path: Path) -> None:
     assert found == "conf/serve.yaml:1: defaults.serve: no such file: conf/serve/task.yaml"
 
 
-AWKWARD = "a b 'c' \"d\" $PATH ${HOME} `x` \\ ü \n#e"
+AWKWARD = "a b 'c' \"d\" $PATH ${HOME} \\${X} \\\\${Y} `x` \\ ü \n#e"
 
 
 def test_values_arrive_byte_for_byte(tmp_path: Path) -> None:
     """FlagScale puts them unquoted into lines of a shell."""
-    text = AWKWARD.replace("${", "\\${")  # Hydra's own way to write ${
+    text = escaped(AWKWARD)
     args = {"model": "/m", "chat_template": text}
     folder = write(tmp_path, {"envs": {"X": text}}, {"engine_args": args})
     [spec] = specs(loaded(folder))
@@ -279,63 +281,50 @@ def words(spec: Any) -> list[str]:
     return [w.replace("_", "-") if w.startswith("--") else w for w in spec.argv]
 
 
-NAMES = st.from_regex(r"[a-z][a-z0-9]{0,6}(_[a-z]{1,5})?", fullmatch=True).map("x_{}".format)
-TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=12).map(
-    lambda text: text.replace("${", "$ {").replace("\\", "/")
-)
-PLAIN = st.one_of(st.booleans(), st.integers(0, 99), st.floats(0, 1), TEXT.filter(bool))
-ARGS = st.dictionaries(
-    NAMES, st.one_of(PLAIN, st.none(), st.lists(st.integers(), min_size=1),
-                     st.dictionaries(NAMES, PLAIN, min_size=1)), max_size=4
-)  # fmt: skip
-KNOWN = st.fixed_dictionaries(
-    {"model": st.sampled_from(["/m", "org/name"])},
-    optional={
-        "tensor_parallel_size": st.integers(1, 8),
-        "max_model_len": st.sampled_from([4096, "4k", "4K"]),
-        "gpu_memory_utilization": st.floats(0.1, 1),
-        "enforce_eager": st.booleans(),
-        "enable_prefix_caching": st.booleans(),
-        "enable_chunked_prefill": st.booleans(),
-        "kv_cache_dtype": st.sampled_from(["auto", "fp8", "bfloat16"]),
-        "trust_remote_code": st.booleans(),
-        "served_model_name": TEXT.filter(str.strip),
-        "port": st.integers(1, 65535),
-    },
-)
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    engine=st.sampled_from(["vllm", "sglang"]),
-    args=st.tuples(ARGS, KNOWN).map(lambda pair: {**pair[0], **pair[1]}),
-    specific=ARGS,
-    envs=st.dictionaries(NAMES, PLAIN, max_size=3),
-    before=st.sampled_from(["", "export A=1", "source /a && export USE_FLAGGEMS=1", "x $PATH ü"]),
-    remote=st.booleans(),
-)
+@settings(max_examples=25, deadline=None)
+@given(configuration=configurations())
 def test_import_export_import_is_stable(
-    tmp_path_factory: pytest.TempPathFactory,
-    engine: str,
-    args: dict[str, Any],
-    specific: dict[str, Any],
-    envs: dict[str, Any],
-    before: str,
-    remote: bool,
+    tmp_path_factory: pytest.TempPathFactory, configuration: tuple[Any, Any, str]
 ) -> None:
-    runner = {"hostfile": "hosts.txt", "ssh_port": 2222} if remote else {}
-    experiment = {"runner": runner, "envs": envs, "cmds": {"before_start": before}}
-    item = {"engine": engine, "engine_args": args, "engine_args_specific": {engine: specific}}
-    folder = tmp_path_factory.mktemp("pair")
-    first = loaded(write(folder, experiment, item, "192.0.2.1 slots=8 type=gpu\n"))
+    """Of whole configurations: what runs, where, with which environment, and what is written."""
+    first = loaded(write(tmp_path_factory.mktemp("pair"), *configuration))
     again = tmp_path_factory.mktemp("again")
-    for file, text in exporting.export(first).files.items():
+    exported = exporting.export(first).files
+    for file, text in exported.items():
         (again / file).parent.mkdir(parents=True, exist_ok=True)
-        (again / file).write_text(text)
+        (again / file).write_text(text, newline="")
     second = loaded(again)
     assert replace(second.deployment, hostfile=None) == replace(first.deployment, hostfile=None)
     assert second.hosts == first.hosts
-    assert yaml.safe_load((again / "conf/serve/task.yaml").read_text())[0]["engine"] == engine
+    assert exporting.export(second).files == exported
+    assert [plain(spec) for spec in specs(second)] == [plain(spec) for spec in specs(first)]
+
+
+@settings(max_examples=10, deadline=None)
+@given(configuration=configurations())
+def test_what_an_import_writes_is_the_same_deployment(
+    tmp_path_factory: pytest.TempPathFactory, configuration: tuple[Any, Any, str]
+) -> None:
+    """`config import PAIR --to examples/made` and `serve made` is `serve --from-flagscale PAIR`."""
+    root = tmp_path_factory.mktemp("workspace")
+    (root / "examples").mkdir()
+    (root / "env").symlink_to(ROOT / "env")
+    first = loaded(write(root / "pair", *configuration))
+    name = first.deployment.name
+    import_(root / "pair", to=root / "examples" / name, workspace=str(root))
+    second = load(name, root=root, environ=ENVIRON)
+    assert replace(second.deployment, hostfile=None) == replace(first.deployment, hostfile=None)
+    assert second.hosts == first.hosts
+    assert [plain(spec) for spec in specs(second)] == [plain(spec) for spec in specs(first)]
+
+
+def test_the_ssh_port_of_all_hosts_is_written_for_each(tmp_path: Path) -> None:
+    runner = {"runner": {"hostfile": "hosts.txt", "ssh_port": 2222}}
+    hosts = "192.0.2.1 slots=8\n192.0.2.2 slots=8 port=2022\n"
+    import_(write(tmp_path / "pair", runner, MODEL, hosts), to=tmp_path, workspace=str(ROOT))
+    assert (tmp_path / "hostfile.txt").read_text() == (
+        "192.0.2.1 slots=8 port=2222\n192.0.2.2 slots=8 port=2022\n"
+    )
 
 
 JUNK = st.sampled_from([None, 3, -1, 0.5, True, "", "x y", "${a}", [], [1], [[{}]], {}, {"a": {}}])

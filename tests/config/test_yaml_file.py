@@ -11,7 +11,8 @@ from flagdeploy.config import yaml_file
 from flagdeploy.errors import ConfigError
 
 PATH = Path("x.yaml")
-SCALARS = st.none() | st.booleans() | st.integers() | st.text(max_size=20)
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
+SCALARS = st.none() | st.booleans() | st.integers() | TEXT
 SCALARS |= st.floats(allow_nan=False, allow_infinity=False)
 DATA = st.dictionaries(
     st.text(min_size=1, max_size=8),

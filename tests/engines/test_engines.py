@@ -113,6 +113,25 @@ def test_engine_args_may_not_set_what_has_a_key(name, argument, key):
     assert (f"engine_args.{argument}", f"is set by flagdeploy: use `{key}`") in found
 
 
+def test_an_argument_with_a_slip_is_noted(vllm, sglang):
+    """A misspelt name would only be told by the engine, once it starts."""
+    slips = {"tensor_paralel_size": 8, "compilation-config": {}, "speculative-algorithm": "x"}
+    given = of(R1, engine_args=slips)
+    assert vllm.notes(given) == [
+        "engine_args.tensor_paralel_size is passed as it is: did you mean `parallel.tensor`?"
+    ]
+    given = of(R1, engine_args={"enable-dp-attention-local": True, "max-runing-requests": 1})
+    assert sglang.notes(given) == [
+        "engine_args.max-runing-requests is passed as it is: did you mean `limits.max_num_seqs`?"
+    ]
+
+
+def test_an_argument_without_a_name_is_refused(vllm):
+    assert ("engine_args", "`--` is no name of an argument") in vllm.problems(
+        of(R1, engine_args={"--": 1})
+    )
+
+
 def test_versions_outside_the_table(vllm):
     old = of(R1, engine_version="0.6.3")
     assert ("engine_version", "0.6.3: the argument table starts at 0.8") in vllm.problems(old)

@@ -129,12 +129,13 @@ def test_two_hosts_under_mpirun(tensorrt_llm):
     first, second = tensorrt_llm.commands(deployment, TWO)
     assert first.argv[:18] == (
         "mpirun", "-H", "192.0.2.1:8,192.0.2.2:8",
-        "-mca", "plm_rsh_args", "-p 2233 -o ConnectionAttempts=120",
+        "-mca", "plm_rsh_args", "-p 29501 -o ConnectionAttempts=120",
         "--allow-run-as-root", "-n", "16", "-x", "NCCL_DEBUG", "-x", "TRTLLM_DG_ENABLED",
         "trtllm-llmapi-launch", "trtllm-serve", "/models/DeepSeek-R1", "--host", "192.0.2.1",
     )  # fmt: skip
     assert second.argv[:2] == ("bash", "-c")
-    assert "sshd -D -e -p 2233" in second.argv[2]
+    assert 'sshd -D -e -p "$1"' in second.argv[2]
+    assert second.argv[3:] == ("sshd", "29501")
     assert second.files == first.files
 
 

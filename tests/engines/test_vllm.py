@@ -97,10 +97,10 @@ def test_before_version_0_12_hosts_form_a_ray_cluster(vllm):
     deployment = of(R1, engine_version="0.8.5", parallel=Parallel(tensor=8, pipeline=2))
     first, second = vllm.commands(deployment, TWO)
     assert first.argv[0:2] == ("bash", "-c")
-    assert first.argv[3:8] == ("ray-head", "192.0.2.1", "6379", "--num-gpus=8", "vllm")
+    assert first.argv[3:8] == ("ray-head", "192.0.2.1", "29501", "--num-gpus=8", "vllm")
     assert first.argv[-2:] == ("--distributed-executor-backend", "ray")
     assert arguments(second) == (
-        "ray start --block --address=192.0.2.1:6379 --node-ip-address=192.0.2.2 --num-gpus=8"
+        "ray start --block --address=192.0.2.1:29501 --node-ip-address=192.0.2.2 --num-gpus=8"
     )
     cambricon = replace(deployment, vendor="cambricon")
     assert vllm.commands(cambricon, TWO)[1].argv[-1] == '--resources={"MLU":8}'

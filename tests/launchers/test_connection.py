@@ -9,11 +9,14 @@ from pathlib import Path
 
 import paramiko
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from proving_ground.hosts import Fleet, generate_key
 
 from flagdeploy.config.launch import Host
 from flagdeploy.errors import HostError
 from flagdeploy.launchers import known_hosts
+from flagdeploy.launchers.attended import attend
 from flagdeploy.launchers.connection import Connection
 from flagdeploy.launchers.route import route
 
@@ -41,6 +44,25 @@ def test_a_command_gets_its_arguments_as_they_are(fleet: Fleet, connect: Connect
     result = connect(fleet[0]).run(["printf", "%s|", *words])
     assert result.stdout.decode() == "".join(f"{word}|" for word in words)
     assert result.exit_code == 0
+
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
+SPECIAL = st.sampled_from([*"$'\"\\`!*?~#;&|<>(){}[]= \n\t", "$(id)", "${HOME}"])
+SHELL = st.lists(SPECIAL).map("".join)
+
+
+def test_any_words_arrive_at_a_real_shell(fleet: Fleet, connect: Connect) -> None:
+    connection = connect(fleet[0])
+
+    @settings(max_examples=40)
+    @given(st.lists(TEXT | SHELL, max_size=4))
+    def arrive(words: list[str]) -> None:
+        expected = "".join(f"{word}\0" for word in words).encode() or b"\0"
+        assert connection.run(["printf", "%s\\0", *words]).stdout == expected
+        done = attend(connection, ["printf", "%s\\0", *words], print, threading.Event())
+        assert done.stdout == expected
+
+    arrive()
 
 
 def test_exit_code_and_both_outputs(fleet: Fleet, connect: Connect) -> None:

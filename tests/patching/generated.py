@@ -24,7 +24,9 @@ KINDS = ["edit", "edit", "rename", "move and edit", "mode", "add", "delete", "bi
 def git(folder: Path, *arguments: str, stdin: bytes = b"") -> bytes:
     person = ["-c", "user.name=A", "-c", "user.email=a@example.com", "-c", "core.autocrlf=false"]
     command = ["git", *person, "-C", str(folder), *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, check=True).stdout
+    done = subprocess.run(command, input=stdin, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def on_disk(folder: Path) -> Files:

@@ -25,6 +25,21 @@ new file mode 100644
 """
 
 
+# By device: what its diff.yaml holds in another form than FlagScale's tool writes it.
+MALFORMED: dict[str, dict[str, Any]] = {
+    "A_Versions": {"backends_version": ["0.8.3"]},
+    "A_Commits": {"backends_commit": "296c6572"},
+    "A_Base": {"backends_commit": {"vllm": "z" * 40}},
+    "A_Task": {"task": "inference"},
+    "A_Models": {"models": 7},
+}
+HISTORY = {
+    "A_List": ["a"],
+    "A_Text": {"inference": "a"},
+    "A_Commit": {"inference": {"vllm": "abc"}},
+}
+
+
 class FlagScale:
     """A clone with what its tools leave in hardware/."""
 
@@ -40,7 +55,7 @@ class FlagScale:
         self.new_layout()
         self.complete = self.commit()
         history = {"Cambricon_MLU": {"inference": {"vllm": ["0" * 40, self.complete]}}}
-        self.write("hardware/patch_history.yaml", yaml.safe_dump(history))
+        self.write("hardware/patch_history.yaml", yaml.safe_dump({**history, **HISTORY}))
         # Later work on the same device, which the history does not name.
         self.write("hardware/Cambricon_MLU/vllm/half.py.patch", "half written\n")
         self.commit()
@@ -76,7 +91,8 @@ class FlagScale:
             patch = b"diff --git " + part + b"\n"
             self.write(f"hardware/Cambricon_MLU/vllm/sub/{number}.patch", patch)
         self.parts = len(parts)
-        for device in ("Cambricon_MLU", "BI_V150", "MUSA_S5000", "Metax_C550"):
+        devices = ("Cambricon_MLU", "BI_V150", "MUSA_S5000", "Metax_C550", *MALFORMED)
+        for device in devices:
             facts: dict[str, Any] = {
                 "backends_commit": {"vllm": base} if device != "Metax_C550" else {},
                 "backends_version": {"vllm": "0.9.1"},
@@ -86,6 +102,7 @@ class FlagScale:
                 "models": ["qwen3"],
                 "task": ["inference"],
             }
+            facts |= MALFORMED.get(device, {})
             self.write(f"hardware/{device}/vllm/diff.yaml", yaml.safe_dump(facts))
         self.write("hardware/BI_V150/vllm/a.py.patch.encrypted", b"\0\1")
         self.write("hardware/BI_V150/vllm/b.py.patch.encrypted", b"\0\1")

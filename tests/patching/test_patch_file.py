@@ -1,5 +1,6 @@
 """The reader of patches: what git writes is read, anything else is a PatchError with its line."""
 
+import os
 import subprocess
 
 import pytest
@@ -35,10 +36,55 @@ from patching.generated import Repository, git
         (".git::$INDEX_ALLOCATION/config", "leads into .git/"),
         ("GIT~1/config", "leads into .git/"),
         (".g\u200cit/config", "leads into .git/"),
+        ("sub/\ufeff.gi\u206at/config", "leads into .git/"),
+        (".git\\config", "leads into .git/"),
+        ("third_party\\.Git\\config", "leads into .git/"),
+        ("third_party/y/.git/config", "leads into .git/"),
+        ("back\\slash.git", ""),
     ],
 )
 def test_names_that_must_not_be_written(path: str, danger: str) -> None:
     assert danger_of(path) == danger
+
+
+PIECES = [
+    ".git",
+    ".GIT",
+    "git~1",
+    "g",
+    "it",
+    ".",
+    " ",
+    ":",
+    "\\",
+    "/",
+    "\u200c",
+    "\ufeff",
+    "~1",
+    "x",
+    "..",
+]
+
+
+EMPTY = "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
+
+
+@settings(max_examples=100)
+@given(st.lists(st.sampled_from(PIECES), max_size=4).map("".join))
+def test_what_git_refuses_is_refused(repository: Repository, path: str) -> None:
+    """Git itself is the judge, with its protections for other file systems on."""
+    if danger_of(path):
+        return
+    index = repository.folder / ".git" / "index-of-names"
+    settings = ["-c", "core.protectNTFS=true", "-c", "core.protectHFS=true"]
+    done = subprocess.run(
+        ["git", *settings, "-C", repository.folder, "update-index", "-z", "--index-info"],
+        input=f"100644 {EMPTY} 0\t{path}\0".encode(),
+        capture_output=True,
+        env={**os.environ, "GIT_INDEX_FILE": str(index)},
+    )
+    index.unlink(missing_ok=True)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_every_kind_of_change_is_read_as_git_means_it(repository: Repository) -> None:

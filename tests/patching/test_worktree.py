@@ -1,24 +1,19 @@
 """Fifty generated patch sets on real repositories; a kill at every step; what is the user's."""
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from flagdeploy.config.patch_set import PatchSet, read
 from flagdeploy.errors import PatchError
 from flagdeploy.patching.git import Here, Result
 from flagdeploy.patching.trees import patches_of
-from flagdeploy.patching.worktree import RECORD, look, put, settle, take_back
+from flagdeploy.patching.worktree import RECORD, look, put, take_back
 from patching.conftest import SEEDS
-from patching.generated import Repository, git, on_disk, write_set
-
-
-def made(repository: Repository, seed: int, sets: Path) -> PatchSet:
-    base = repository.base(seed)
-    return read(write_set(sets / f"demo@{base[:12]}", repository.patches(seed), base))
+from patching.generated import Repository, git, on_disk
+from patching.place import Place, look_at, made
 
 
 def tree(folder: Path) -> str:
@@ -31,7 +26,7 @@ def test_apply_and_revert_lead_to_identical_trees(
 ) -> None:
     chosen, target = made(repository, seed, sets), tmp_path / "into"
     series, last = repository.series[seed], len(repository.series[seed].states) - 1
-    before = repository.snapshot()
+    before, known = repository.snapshot(), admins(repository)
     patches = patches_of(chosen)
     record = put(Here(), f"{repository.folder}", f"{target}", chosen, patches, look_at(target))
     assert record["tree"] == repository.trees[f"set{seed}-{last}"]
@@ -46,11 +41,7 @@ def test_apply_and_revert_lead_to_identical_trees(
     assert repository.snapshot() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["into", "patches"]
     git(repository.folder, "worktree", "remove", f"{target}")
-    assert not list((repository.folder / ".git" / "worktrees").glob("*"))
-
-
-def look_at(target: Path):
-    return look(Here(), str(target))
+    assert admins(repository) == known
 
 
 class Killed(BaseException):
@@ -88,64 +79,6 @@ class DyingGit(Here):
             self.dead = True
             argv = ["timeout", "--signal=KILL", str(self.seconds), *argv]
         return super().run(argv, stdin)
-
-
-class Place:
-    """One set, one place for it, and what has to hold whatever happens."""
-
-    def __init__(self, repository: Repository, sets: Path, target: Path) -> None:
-        self.repository, self.target = repository, target
-        self.chosen = made(repository, 3, sets)
-        series = repository.series[3]
-        built = {"built.o": ("100644", b"")}
-        self.contents = {
-            "absent": {},
-            "applied": {**series.patched, **built},
-            "reverted": {**series.base, **built},
-        }
-        self.before = repository.snapshot()
-
-    def apply(self, machine: Here) -> None:
-        found = look(machine, str(self.target))
-        if found.state != "applied":
-            patches, folder = patches_of(self.chosen), str(self.repository.folder)
-            put(machine, folder, str(self.target), self.chosen, patches, found)
-            (self.target / "built.o").touch()
-
-    def revert(self, machine: Here) -> None:
-        take_back(machine, str(self.target), look(machine, str(self.target)))
-
-    def state(self) -> str:
-        """Which state it is in, and that it is in that one and no other."""
-        found = look_at(self.target)
-        files = {name: file for name, file in on_disk(self.target).items() if name != "built.o"}
-        wanted = {n: f for n, f in self.contents[found.state].items() if n != "built.o"}
-        assert files == wanted
-        assert found.changes == ()
-        assert found.state != "applied" or found.head == found.record["commit"]
-        return found.state
-
-    def remove(self) -> None:
-        settle(Here(), str(self.target))
-        if self.target.exists():
-            git(self.repository.folder, "worktree", "remove", "--force", str(self.target))
-
-    def require_clean(self) -> None:
-        """Nothing is left beside it, what was built is kept, and the user's own is untouched."""
-        assert on_disk(self.target) == self.contents[self.state()]
-        assert look_at(self.target).unfinished == ()
-        assert self.repository.snapshot() == self.before
-
-
-@pytest.fixture
-def place(repository: Repository, sets: Path, tmp_path: Path) -> Iterator[Place]:
-    exclude = repository.folder / ".git" / "info" / "exclude"
-    exclude.write_text("*.o\n")
-    place = Place(repository, sets, tmp_path / "into")
-    yield place
-    place.remove()
-    exclude.unlink()
-    git(repository.folder, "worktree", "prune")
 
 
 def killed_at_every_step(
@@ -240,12 +173,21 @@ def test_what_is_written_while_it_is_replaced_is_kept(place: Place) -> None:
     kept = Path(left) / place.target.name
     assert str(raised.value).startswith(f"{kept} was replaced and is kept: it holds what is ")
     assert (kept / name).read_text() == "saved just now\n"
+    git(place.repository.folder, "worktree", "prune")
+    listed = git(place.repository.folder, "worktree", "list", "--porcelain").decode().splitlines()
+    assert listed.count(f"worktree {place.target}") == listed.count(f"worktree {kept}") == 1
+    assert place.state() == "reverted"
     with pytest.raises(PatchError):
         place.apply(Here())
     assert (kept / name).read_text() == "saved just now\n"
     shutil.rmtree(left)
     place.apply(Here())
     assert place.state() == "applied"
+
+
+def admins(repository: Repository) -> set[Path]:
+    """What git keeps of worktrees; one that was killed at its first step leaves a folder there."""
+    return set((repository.folder / ".git" / "worktrees").glob("*"))
 
 
 def test_no_half_made_folder_is_left_when_it_fails(
@@ -259,7 +201,7 @@ def test_no_half_made_folder_is_left_when_it_fails(
                 return Result(1, b"", b"tee: No space left on device\n")
             return super().run(argv, stdin)
 
-    before = repository.snapshot()
+    before, known = repository.snapshot(), admins(repository)
     with pytest.raises(PatchError, match="^tee: No space left on device$"):
         put(
             Full(), f"{repository.folder}", f"{target}", chosen, patches_of(chosen), look_at(target)
@@ -267,15 +209,14 @@ def test_no_half_made_folder_is_left_when_it_fails(
     assert look_at(target).state == "absent"
     assert [path.name for path in tmp_path.iterdir()] == ["patches"]
     assert repository.snapshot() == before
-    assert not list((repository.folder / ".git" / "worktrees").glob("*"))
+    assert admins(repository) == known
 
 
 def test_a_record_that_is_damaged(repository: Repository, sets: Path, tmp_path: Path) -> None:
     chosen, target = made(repository, 6, sets), tmp_path / "into"
+    known = admins(repository)
     put(Here(), f"{repository.folder}", f"{target}", chosen, patches_of(chosen), look_at(target))
-    # Those of other tests, whose folders git has not missed yet, may lie beside it.
-    known = (repository.folder / ".git" / "worktrees").glob("into*")
-    (admin,) = [a for a in known if (a / "gitdir").read_text().strip() == f"{target}/.git"]
+    (admin,) = admins(repository) - known
     (admin / RECORD).write_text("{")
     with pytest.raises(PatchError) as raised:
         look_at(target)

@@ -215,6 +215,34 @@ def test_our_own_ports_are_no_obstacle(case):
     assert Start in map(type, case.plan(Facts(hosts)).steps)
 
 
+def test_a_port_is_ours_only_when_our_rank_says_so(case):
+    """What runs cannot move to a port that somebody else holds: who answered there would count."""
+    facts = running(case.plan())
+    case.deployment = replace(case.deployment, endpoint=Endpoint(port=8102))
+    hosts = {h: replace(f, ports_in_use=frozenset({8000, 8102})) for h, f in facts.hosts.items()}
+    with pytest.raises(HostError, match="port 8102 is taken by another program"):
+        case.plan(Facts(hosts))
+
+
+def test_a_rank_that_has_ended_holds_no_port(case):
+    facts = running(case.plan())
+    ended = replace(facts.of("192.0.2.31").running[0], state="exited")
+    found = HostFacts(running=(ended,), ports_in_use=frozenset({8000}))
+    with pytest.raises(HostError, match="port 8000 is taken by another program"):
+        case.plan(Facts({"192.0.2.31": found}))
+
+
+def test_each_host_on_which_a_rank_listens_is_looked_at():
+    case = Case("deepseek_r1", "tensorrt_llm_2x8_h100")
+    for host in case.hosts:
+        facts = Facts({host.address: HostFacts(ports_in_use=frozenset({29501}))})
+        if host == case.hosts[0]:  # runs mpirun, and listens on the endpoint's port only
+            assert Start in map(type, case.plan(facts).steps)
+            continue
+        with pytest.raises(HostError, match=f"{host.address}: port 29501 is taken"):
+            case.plan(facts)
+
+
 def with_secret(case: Case, value: str, name: str = "HF_TOKEN") -> Case:
     env = {**case.deployment.container.env, "HF_TOKEN": Secret(value, name)}
     container = replace(case.deployment.container, env=env)

@@ -11,6 +11,7 @@ from proving_ground import registry as registries
 from proving_ground.image import (
     Image,
     python_image,
+    recording_image,
     tensorrt_llm_image,
     tenstorrent_image,
     vllm_environment_folder,
@@ -51,6 +52,15 @@ def vllm_folder() -> Path:
 def python_environment(fleet: hosts.Fleet) -> Image:
     """Python and the system's programs as an image on every host."""
     image = python_image()
+    for host in fleet:
+        image.load(host)
+    return image
+
+
+@pytest.fixture(scope="session")
+def recording_environment(fleet: hosts.Fleet) -> Image:
+    """Engines that keep the bytes they were started with, as an image on every host."""
+    image = recording_image()
     for host in fleet:
         image.load(host)
     return image

@@ -21,6 +21,7 @@ from proving_ground.network import SYSTEM_PATH
 
 VLLM_TAG = "flagdeploy-test/vllm-cpu:0.32.0"
 PYTHON_TAG = "flagdeploy-test/python:1"
+_ENGINES = "opt/engines"
 
 
 @dataclass(frozen=True)
@@ -97,12 +98,19 @@ def tensorrt_llm_image() -> Image:
     return _vendor_image("flagdeploy-test/tensorrt-llm:1", programs, {})
 
 
+def recording_image() -> Image:
+    """An image in which `vllm` and `ray` keep the bytes that they were started with."""
+    programs = {f"{_ENGINES}/{name}": "recording_engine.py" for name in ("vllm", "ray")}
+    return _vendor_image("flagdeploy-test/recording:1", programs, {})
+
+
 def _vendor_image(tag: str, programs: Mapping[str, str], links: Mapping[str, str]) -> Image:
     """Files of `vendor_programs` (values) at their places (keys), over Python and the system."""
     source = Path(__file__).with_name("vendor_programs")
     layer = {place: (source / name).read_bytes() for place, name in programs.items()}
     prefix = _python_prefix()
-    environment = {"PATH": f"{prefix}/bin:{SYSTEM_PATH}", "PYTHONUNBUFFERED": "1"}
+    path = f"/{_ENGINES}:{prefix}/bin:{SYSTEM_PATH}"
+    environment = {"PATH": path, "PYTHONUNBUFFERED": "1"}
     archive = image_archive(tag, [root_layer(), {**layer, **links}], environment)
     return Image(tag, read_only("/usr", prefix), archive)
 

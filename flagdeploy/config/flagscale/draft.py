@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from flagdeploy.config.escapes import escaped
 from flagdeploy.config.flagscale.pair import Pair, Reference
 from flagdeploy.config.flagscale.texts import LEFT_OUT
 from flagdeploy.config.layers import Layer
@@ -50,7 +51,8 @@ class Draft:
     def set(self, key: str | KeyPath, value: Any, path: KeyPath) -> None:
         """Set a key of ours; `path` says where it comes from."""
         name = tuple(key.split(".")) if isinstance(key, str) else key
-        self.settings[name] = (escaped(value), self.pair.where(path))
+        own = str(value) if isinstance(value, Reference) else escaped(value)
+        self.settings[name] = (own, self.pair.where(path))
 
     def get(self, key: str) -> Any:
         return self.settings.get(tuple(key.split(".")), (None, ""))[0]
@@ -77,15 +79,6 @@ class Draft:
             _put(layer.data, path, value)
             layer.lines[path] = int(line)
         return list(found.values())
-
-
-def escaped(value: Any) -> Any:
-    """`value` with ``${`` as text, where our own files would read an interpolation."""
-    if isinstance(value, list):
-        return [escaped(item) for item in value]
-    if type(value) is str:
-        return value.replace("${", "\\${")
-    return str(value) if isinstance(value, Reference) else value
 
 
 def _put(data: dict[str, Any], path: KeyPath, value: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from flagdeploy.config import keys
+from flagdeploy.config.escapes import escaped
 from flagdeploy.config.flagscale import arguments
 from flagdeploy.config.flagscale.importing import VENDORS
 from flagdeploy.config.flagscale.texts import NO_PLACE
@@ -55,7 +56,7 @@ def export(loaded: Loaded) -> Exported:
         f"conf/serve/{task}.yaml": dumped([item]),
     }
     if not here:
-        files[HOSTFILE] = hostfile(loaded.hosts)
+        files[HOSTFILE] = hostfile(loaded.hosts, _ssh_port(loaded.hosts))
     return Exported(files, tuple(_notes(loaded, values, said)))
 
 
@@ -93,11 +94,12 @@ def _engine_args(
             written["chunked_prefill_size"] = -1
     if deployment.weights == "random":
         written["load_format"] = "dummy"
-    if isinstance(deployment.endpoint.api_key, Secret):
-        written["api_key"] = _reference(deployment.endpoint.api_key)
     for name, value in deployment.engine_args.items():
         written |= _own(name.replace("-", "_"), value)
-    return {name: _escaped(value) for name, value in written.items()}, said
+    written = escaped(written)
+    if isinstance(deployment.endpoint.api_key, Secret):
+        written["api_key"] = _reference(deployment.endpoint.api_key)
+    return written, said
 
 
 def _own(name: str, value: Any) -> dict[str, Any]:
@@ -111,10 +113,9 @@ def _own(name: str, value: Any) -> dict[str, Any]:
 
 def _experiment(deployment: Deployment, hosts: Sequence[Host], task: str) -> dict[str, Any]:
     runner: dict[str, Any] = {"deploy": {"use_fs_serve": False}}
-    ports = {host.port for host in hosts}
     if hosts:
         runner["hostfile"] = HOSTFILE
-        runner["ssh_port"] = ports.pop() if len(ports) == 1 else 22
+        runner["ssh_port"] = _ssh_port(hosts)
     elif deployment.vendor != "nvidia":
         kinds = {vendor: kind for kind, vendor in VENDORS.items()}
         runner["device_type"] = kinds.get(deployment.vendor, deployment.vendor)
@@ -127,8 +128,13 @@ def _experiment(deployment: Deployment, hosts: Sequence[Host], task: str) -> dic
         "envs": _envs(deployment, hosts),
     }
     if deployment.container.prelude:
-        experiment["cmds"] = {"before_start": _escaped(deployment.container.prelude)}
+        experiment["cmds"] = {"before_start": escaped(deployment.container.prelude)}
     return {"defaults": ["_self_", {"serve": task}], "experiment": experiment, "action": "run"}
+
+
+def _ssh_port(hosts: Sequence[Host]) -> int:
+    ports = {host.port for host in hosts}
+    return ports.pop() if len(ports) == 1 else 22
 
 
 def _envs(deployment: Deployment, hosts: Sequence[Host]) -> dict[str, Any]:
@@ -143,30 +149,24 @@ def _envs(deployment: Deployment, hosts: Sequence[Host]) -> dict[str, Any]:
 
 
 def _variables(env: Mapping[str, Any]) -> dict[str, str]:
-    return {n: _reference(v) if isinstance(v, Secret) else _escaped(v) for n, v in env.items()}
+    return {n: _reference(v) if isinstance(v, Secret) else escaped(v) for n, v in env.items()}
 
 
 def _reference(secret: Secret) -> str:
     return f"${{oc.env:{secret.name}}}"
 
 
-def _escaped(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_escaped(item) for item in value]
-    if isinstance(value, str) and not value.startswith("${oc.env:"):
-        return value.replace("${", "\\${")
-    return value
+def hostfile(hosts: Sequence[Host], ssh_port: int = 22) -> str:
+    """Each host with what it needs beside `ssh_port`, which is said elsewhere.
 
-
-def hostfile(hosts: Sequence[Host]) -> str:
-    """FlagScale reads the host, slots and type of a line, and passes over what follows."""
-    shared = len({host.port for host in hosts}) == 1
+    FlagScale reads the host, slots and type of a line, and passes over what follows.
+    """
     lines = []
     for host in hosts:
         words = [host.address, f"slots={host.slots}"]
         words += [f"type={host.type}"] if host.type else []
         words += [f"user={host.user}"] if host.user else []
-        words += [f"port={host.port}"] if not shared else []
+        words += [f"port={host.port}"] if host.port != ssh_port else []
         words += [f"docker={host.docker}"] if host.docker else []
         lines.append(" ".join(words))
     return "\n".join(lines) + "\n"

@@ -17,7 +17,7 @@ from flagdeploy.config.yaml_file import KeyPath
 from flagdeploy.errors import ConfigError, Problem, UsageError
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
-_REFERENCE = re.compile(r"(?<!\\)\$\{([^${}]*)\}")
+_OPENING = re.compile(r"(\\*)\$\{(?:([^${}]*)\})?")
 _ENVIRONMENT = re.compile(r"oc\.env:\s*([A-Za-z_][A-Za-z0-9_]*)\s*(?:,(.*))?")
 _DEEPEST = 20
 
@@ -123,7 +123,7 @@ def _mappings(low: Any, high: Any) -> bool:
 
 
 class _Resolver:
-    """Replaces ``${a.b}`` and ``${oc.env:NAME,default}``; ``\\${`` stands for the text itself."""
+    """Replaces ``${a.b}`` and ``${oc.env:NAME,default}``, and reads what `escapes` writes."""
 
     def __init__(self, pair: Pair, environ: Mapping[str, str]) -> None:
         self.pair, self.environ = pair, environ
@@ -133,21 +133,25 @@ class _Resolver:
             return {name: self.tree(v, (*path, name)) for name, v in value.items()}
         if isinstance(value, list):
             return [self.tree(v, (*path, str(i))) for i, v in enumerate(value)]
-        if isinstance(value, str) and path[0] != "hydra":
-            found = self.text(value, path, 0)
-            return found.replace("\\${", "${") if type(found) is str else found
-        return value
+        return self.text(value, path, 0) if isinstance(value, str) and path[0] != "hydra" else value
 
     def text(self, text: str, path: KeyPath, depth: int) -> Any:
         if depth > _DEEPEST:
             raise self._problem(path, f"`{text}` leads back to itself")
-        whole = _REFERENCE.fullmatch(text)
-        if whole:
-            return self._value(whole[1], path, depth)
-        replaced = _REFERENCE.sub(lambda m: str(self._value(m[1], path, depth)), text)
-        if re.search(r"(?<!\\)\$\{", replaced):
-            raise self._problem(path, f"`{text}`: {REFUSED['interpolation']}")
-        return replaced
+        whole = _OPENING.fullmatch(text)
+        if whole and not whole[1] and whole[2] is not None:
+            return self._value(whole[2], path, depth)
+
+        def replaced(match: re.Match[str]) -> str:
+            backslashes, body = match.groups()
+            kept = "\\" * (len(backslashes) // 2)
+            if len(backslashes) % 2:
+                return kept + match[0][len(backslashes) :]
+            if body is None:
+                raise self._problem(path, f"`{text}`: {REFUSED['interpolation']}")
+            return kept + str(self._value(body, path, depth))
+
+        return _OPENING.sub(replaced, text)
 
     def _value(self, body: str, path: KeyPath, depth: int) -> Any:
         variable = _ENVIRONMENT.fullmatch(body.strip())
