@@ -3,50 +3,36 @@
 Pure: a function of the configuration, the hosts and what was found on them.
 """
 
-import hashlib
-import json
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from flagdeploy.config import endpoint, memory
 from flagdeploy.config.check import check
 from flagdeploy.config.facts import Facts
 from flagdeploy.config.launch import (
-    LABEL_DEPLOYMENT,
     LABEL_ENDPOINT,
-    LABEL_MODEL,
-    LABEL_PATCH,
-    LABEL_RANK,
-    LABEL_RANKS,
-    LABEL_RUN,
     LABEL_SPEC,
-    EnvValue,
     Host,
-    ProcessSpec,
-    RankCommand,
     Running,
     Spec,
     StageCommand,
-    Switch,
 )
-from flagdeploy.config.plain import plain
-from flagdeploy.config.schema import Container, Deployment
-from flagdeploy.config.secret import Secret
+from flagdeploy.config.schema import Deployment
 from flagdeploy.engines import Engine
 from flagdeploy.errors import HostError
-from flagdeploy.plans.container import container_of, mounts_of
 from flagdeploy.plans.operators import Swap, swap_steps, without_library
 from flagdeploy.plans.prepare import left_steps, prepare_steps
+from flagdeploy.plans.specs import plugin_of, rank_specs
 from flagdeploy.plans.stages import convert_steps, until_stage
 from flagdeploy.plans.steps import Convert, Plan, Skip, Start, Step, WaitReady
+from flagdeploy.plans.stop import stop_steps
+from flagdeploy.vendors import Vendor
 
 if TYPE_CHECKING:
     from flagdeploy.config.patch_set import PatchSet
-from flagdeploy.plans.stop import stop_steps
-from flagdeploy.vendors import Plugin, Vendor
 
 
 def problems(
@@ -83,23 +69,17 @@ def plan_serve(
     if until:
         return _plan_stages(deployment, hosts, facts, engine, run_id, until)
 
-    def specs_of(wanted: Deployment, undone: Switch | None = None) -> tuple[Spec, ...]:
-        """The ranks, with what a prelude may export of `undone` taken back."""
-        commands = _with_plugin(engine.commands(wanted, hosts), _plugin(wanted, vendor))
-        return tuple(
-            _labelled(
-                _spec(wanted, hosts, facts, engine, command, python, undone), run_id, patch_set
-            )
-            for command in commands
-        )
-
+    specs_of = partial(
+        rank_specs, hosts=hosts, facts=facts, engine=engine, plugin=plugin_of(deployment, vendor),
+        run_id=run_id, python=python, patch_set=patch_set,
+    )  # fmt: skip
     specs = specs_of(deployment)
     patches = _patches(deployment, hosts, facts, patch_set) if patch_set else []
     ready = _wait(deployment, hosts, engine)
     notes = tuple(_notes(deployment, hosts, engine, vendor))
     swap = Swap()
     if switch := engine.switch(deployment):
-        native = specs_of(without_library(deployment, switch), switch)
+        native = specs_of(without_library(deployment, switch), undone=switch)
         swap = swap_steps(deployment, hosts, facts, switch, specs, native, ready)
     if _runs_already(facts, hosts, specs):
         skips = [
@@ -199,95 +179,12 @@ def _wait(deployment: Deployment, hosts: Sequence[Host], engine: Engine) -> Wait
     )
 
 
-def _spec(
-    deployment: Deployment,
-    hosts: Sequence[Host],
-    facts: Facts,
-    engine: Engine,
-    command: RankCommand,
-    python: str,
-    undone: Switch | None,
-) -> Spec:
-    rank, container = command.rank, deployment.container
-    name = f"flagdeploy-{deployment.name}-{rank}"
-    labels = {
-        LABEL_DEPLOYMENT: deployment.name,
-        LABEL_RANK: str(rank),
-        LABEL_RANKS: str(len(hosts)),
-        LABEL_ENDPOINT: endpoint.url(deployment, hosts),
-        LABEL_MODEL: engine.served_name(deployment),
-    }
-    env = _environment(deployment, command)
-    if deployment.launcher == "local":
-        own = (python, *command.argv[1:]) if command.argv[0] == "python" else command.argv
-        return ProcessSpec(
-            name, _prepared(own, container, undone), env, labels, container.stop_timeout
-        )
-    return replace(
-        container_of(deployment, hosts[rank], facts),
-        name=name,
-        argv=_prepared(command.argv, container, undone),
-        env=env,
-        labels=labels,
-        files=command.files,
-        mounts=tuple(mounts_of(deployment)),
-    )
-
-
-def _plugin(deployment: Deployment, vendor: Vendor) -> Plugin | None:
-    return vendor.plugin.get(deployment.engine) if deployment.operators.build == "plugin" else None
-
-
-def _with_plugin(commands: Sequence[RankCommand], plugin: Plugin | None) -> Sequence[RankCommand]:
-    if plugin is None:
-        return commands
-    return [replace(c, env={**plugin.environment, **c.env}) for c in commands]
-
-
-def _prepared(
-    argv: tuple[str, ...], container: Container, undone: Switch | None
-) -> tuple[str, ...]:
-    """`argv` after the prelude, which is an argument of bash and so needs no quoting; the engine
-    takes the place of bash and gets its signals."""
-    if not container.prelude:
-        return argv
-    if undone:
-        argv = ("env", *undone.taken_back, *argv)
-    return ("bash", "-c", 'eval "$0" && exec "$@"', container.prelude, *argv)
-
-
-def _environment(deployment: Deployment, command: RankCommand) -> dict[str, EnvValue]:
-    """The engine's variables, then `container.env`, then those of the single rank."""
-    by_rank = {str(rank): env for rank, env in deployment.container.rank_env.items()}
-    own: Mapping[str, EnvValue] = by_rank.get(str(command.rank), {})
-    return {**command.env, **deployment.container.env, **own}
-
-
 def _patches(
     deployment: Deployment, hosts: Sequence[Host], facts: Facts, patch_set: "PatchSet"
 ) -> list[Step]:
     from flagdeploy.plans.patch import patch_steps  # few deployments have patches
 
     return patch_steps(deployment, hosts, facts, patch_set)
-
-
-def _labelled(spec: Spec, run_id: str, patch_set: "PatchSet | None") -> Spec:
-    """`spec` with the digest of all that matters, and the run, which does not."""
-    if patch_set:
-        spec = replace(spec, labels={**spec.labels, LABEL_PATCH: patch_set.digest})
-    labels = {**spec.labels, LABEL_SPEC: spec_sha256(spec), LABEL_RUN: run_id}
-    return replace(spec, labels=labels)
-
-
-def spec_sha256(spec: Spec) -> str:
-    """Digest of what runs: arguments, environment, mounts, image; secrets count by their names."""
-    env = {
-        name: f"secret:{value.name}" if isinstance(value, Secret) else value
-        for name, value in spec.env.items()
-    }
-    content: dict[str, Any] = {**plain(spec), "env": env}
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _runs_already(facts: Facts, hosts: Sequence[Host], specs: Sequence[Spec]) -> bool:
@@ -313,7 +210,7 @@ def _notes(
         each = f"{weights:.1f} GiB of weights on each {chip.name} ({chip.memory_gib:g} GiB)"
         cache = "FP8" if deployment.kv_cache.dtype == "fp8" else "BF16"
         notes.append(f"{each} leave a {cache} KV cache of about {tokens} tokens")
-    if plugin := _plugin(deployment, vendor):
+    if plugin := plugin_of(deployment, vendor):
         notes.append(f"the image has to hold {plugin.package}: {shlex.join(plugin.install)}")
     if deployment.model.trust_remote_code:
         notes.append("Python code of the checkpoint is run (model.trust_remote_code)")
