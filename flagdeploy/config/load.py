@@ -188,7 +188,7 @@ def _shape_problem(path: KeyPath, value: Any) -> str | None:
     if key is None:
         meant = keys.suggestion(path)
         return "unknown key" + (f"; did you mean `{meant}`?" if meant else "")
-    if value == "???":
+    if _is_missing(value):
         return "`???` stands for a missing value: give one"
     if key.type in (str, str | None) and isinstance(value, (int, float, bool)):
         return f"expected text, got `{value}`: quote it"
@@ -197,6 +197,13 @@ def _shape_problem(path: KeyPath, value: Any) -> str | None:
     if key.open and not isinstance(value, dict):
         return "expected a mapping of names to values"
     return _environment_problem(path, value)
+
+
+def _is_missing(value: Any) -> bool:
+    """Is it, or holds it, what OmegaConf takes for a value that is still to be given?"""
+    if isinstance(value, (dict, list)):
+        return any(map(_is_missing, value.values() if isinstance(value, dict) else value))
+    return bool(value == "???")
 
 
 def _no_list(value: Any) -> bool:
