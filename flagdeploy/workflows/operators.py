@@ -24,9 +24,10 @@ _SHOWN = 8
 LOG_BYTES = 64 << 20  # of one log: without `once`, FlagGems writes a line for every call
 
 # Prints a line `P PID NAME` for each process of the rank, `V NAME=VALUE` for those of its variables
-# that were asked for, `U` when it has none at all (engines write their title over them); `L TIME
-# SIZE PATH` for each operator log, `O NAME` for each operator in it. A local rank is known by its
-# folder in the environment, one in a container, also without a PID namespace, by its cgroup.
+# that were asked for, or `U` when it wrote over them: setproctitle, which vLLM uses, puts a title
+# in the place of arguments and environment and zeros the rest, from the start on. `L TIME SIZE
+# PATH` for each operator log, `O NAME` for each operator in it. A local rank is known by its folder
+# in the environment, one in a container, also without a PID namespace, by its cgroup.
 LOOK = r"""
 names=$1; pattern=$2; bytes=$3
 own=$(cat "/proc/$$/cgroup" 2>/dev/null)
@@ -41,8 +42,10 @@ for process in /proc/[0-9]*; do
     [ "$(cat "$process/cgroup" 2>/dev/null)" = "$own" ] || continue
   fi
   printf 'P %s %s\n' "${process#/proc/}" "$(tr '\n' ' ' <"$process/comm" 2>/dev/null)"
-  printf '%s\n' "$variables" | grep -q '=' || echo U
-  printf '%s\n' "$variables" | grep -E "^($names)=" | sed 's/^/V /'
+  case $(tr '\0' '\n' <"$process/environ" | head -n 1) in
+    *=*) printf '%s\n' "$variables" | grep -E "^($names)=" | sed 's/^/V /' ;;
+    *) echo U ;;
+  esac
 done
 [ -n "$pattern" ] || exit 0
 cd "${FLAGDEPLOY_RANK_FOLDER:-/tmp}" || exit 0
@@ -153,6 +156,8 @@ def _evidence(step: ProveSwap, seen: Seen) -> str:
     readable = [process for process in seen.processes if process.readable]
     name = next(iter(step.variables))
     parts = [f"{name}={step.variables[name]} in {len(readable)} process(es)"]
+    if hidden := len(seen.processes) - len(readable):
+        parts[0] += f", {hidden} wrote over their environment"
     if step.log:
         parts.append(f"{len(seen.operators)} operators called: {_short(seen.operators)}")
         if idle := set(step.include) - seen.operators:
