@@ -21,7 +21,7 @@ from typing import Any
 
 from flagdeploy.errors import EvalError
 from flagdeploy.evals.answers import Answer
-from flagdeploy.evals.benchmarks import Item
+from flagdeploy.evals.items import Item
 from flagdeploy.evals.packing import pack, pack_beside, unpack, unpack_beside
 from flagdeploy.evals.parity import Prompt
 from flagdeploy.evals.teacher_forcing import Passage

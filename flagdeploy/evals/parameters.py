@@ -16,9 +16,9 @@ from typing import Any
 
 from flagdeploy.evals.answers import Answer
 from flagdeploy.evals.at_once import all_of
-from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.capabilities import Capabilities
 from flagdeploy.evals.client import Client, Reply
+from flagdeploy.evals.items import Item
 from flagdeploy.evals.verdict import Finding, Verdict
 
 OPEN = ("Tell me a short story.", "Count from one to ten in words.", "Write the alphabet.")

@@ -19,11 +19,12 @@ from flagdeploy.config import workspace as workspaces
 from flagdeploy.errors import EvalError, UsageError
 from flagdeploy.evals import parameters, parity, scoring
 from flagdeploy.evals.answers import MISSING, Answer, AnswerLog, account, ask
-from flagdeploy.evals.benchmarks import Benchmark, Item, benchmarks_of, load_items, of_dataset
+from flagdeploy.evals.benchmarks import Benchmark, benchmarks_of, of_dataset
 from flagdeploy.evals.bundle import SUFFIX, Bundle, fingerprint, write_bundle
 from flagdeploy.evals.capabilities import Capabilities, probe
 from flagdeploy.evals.client import Client, Endpoint, Patience, run
 from flagdeploy.evals.divergence import partings
+from flagdeploy.evals.items import Item, questions
 from flagdeploy.evals.noise_floor import distance, largest
 from flagdeploy.evals.suites import chosen, suite_named
 from flagdeploy.evals.tables import Table
@@ -101,20 +102,6 @@ def _check_places(out: Path, checkpoint: Path | None) -> None:
         raise UsageError(f"{out}: no file can be written there", "--out takes another path")
     if checkpoint and not checkpoint.is_dir():
         raise UsageError(f"--checkpoint {checkpoint}: no such folder")
-
-
-def questions(benchmarks: Sequence[Benchmark], limit: int | None = None) -> list[Item]:
-    """Every question once, or of each benchmark the `limit` with the smallest content hash.
-
-    By hash and not by position, because files are often sorted by difficulty. A question that
-    stands there twice, as in some public sets, says nothing new the second time.
-    """
-    items: dict[str, Item] = {}
-    for benchmark in benchmarks:
-        found = load_items(benchmark)
-        kept = set(sorted({item.key for item in found})[:limit])
-        items |= {item.key: item for item in found if item.key in kept}
-    return list(items.values())
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,12 @@ from flagdeploy.evals import parameters, parity, scoring
 from flagdeploy.evals.address import base_url
 from flagdeploy.evals.answers import GREEDY, MISSING, Answer, Sampling, ask
 from flagdeploy.evals.at_once import all_of
-from flagdeploy.evals.benchmarks import Benchmark, Item, benchmarks_of
+from flagdeploy.evals.benchmarks import Benchmark, benchmarks_of
 from flagdeploy.evals.bundle import Bundle
 from flagdeploy.evals.capabilities import Capabilities, probe
 from flagdeploy.evals.client import Client, Endpoint
 from flagdeploy.evals.divergence import partings
+from flagdeploy.evals.items import Item, questions
 from flagdeploy.evals.noise_floor import distance, largest
 from flagdeploy.evals.score_log import scored
 from flagdeploy.evals.suites import chosen
@@ -88,7 +89,7 @@ class Live(Recorded):
             name=self.endpoint.name or base_url(self.endpoint.url),
             manifest=self._manifest(benchmarks),
             prompts=(),
-            items=tuple(baselines.questions(benchmarks)),
+            items=tuple(questions(benchmarks)),
             answers=(),
             passages=(),
         )

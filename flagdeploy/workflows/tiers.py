@@ -14,13 +14,13 @@ from flagdeploy.evals import (
 )
 from flagdeploy.evals.address import base_url
 from flagdeploy.evals.answers import GREEDY, Answer, Sampling, ask, write_answers
-from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.bundle import Bundle
 from flagdeploy.evals.capabilities import Capabilities, probe
 from flagdeploy.evals.client import Client, Endpoint
 from flagdeploy.evals.comparison import CompareResult, paired
 from flagdeploy.evals.divergence import partings
 from flagdeploy.evals.figures import logprob_scatter
+from flagdeploy.evals.items import Item
 from flagdeploy.evals.pairing import planned_tests
 from flagdeploy.evals.repeats import held
 from flagdeploy.evals.score_log import scored

@@ -8,9 +8,9 @@ import pytest
 from evals.honest_endpoint import STORY, Honest
 from evals.stub_endpoint import Stub, serving
 from flagdeploy.evals.answers import AnswerLog, ask
-from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.capabilities import probe
 from flagdeploy.evals.client import Client, Endpoint, Patience, run
+from flagdeploy.evals.items import Item
 from flagdeploy.evals.parameters import Facts, asked, compared, described, observe
 from flagdeploy.evals.verdict import Finding
 from flagdeploy.records.events import silent

@@ -9,11 +9,12 @@ import pytest
 
 from flagdeploy.errors import UsageError
 from flagdeploy.evals.answers import Answer
-from flagdeploy.evals.benchmarks import Item, load_benchmarks
+from flagdeploy.evals.benchmarks import load_benchmarks
 from flagdeploy.evals.bundle import Bundle, fingerprint, read_bundle, write_bundle
+from flagdeploy.evals.items import Item, questions
 from flagdeploy.evals.tables import Table, read_table
 from flagdeploy.evals.teacher_forcing import Passage, Position
-from flagdeploy.workflows.baseline import choose, questions, summary
+from flagdeploy.workflows.baseline import choose, summary
 from flagdeploy.workflows.sides import check_baseline, deployed, endpoint_of, find, names
 
 ENDPOINT = {"model": "m", "version": None, "max_model_len": 9, "prompt_logprobs": 20}
