@@ -22,6 +22,7 @@ from flagdeploy.evals.divergence import partings
 from flagdeploy.evals.figures import logprob_scatter
 from flagdeploy.evals.items import Item
 from flagdeploy.evals.pairing import planned_tests
+from flagdeploy.evals.passages import SEQUENCES
 from flagdeploy.evals.repeats import held
 from flagdeploy.evals.score_log import scored
 from flagdeploy.evals.scoring import Pairing
@@ -31,7 +32,7 @@ from flagdeploy.evals.teacher_forcing import Passage, Position, differences
 from flagdeploy.evals.tiers import Stage, Tier
 from flagdeploy.evals.verdict import Finding, Verdict, judged, overall
 from flagdeploy.records.events import Event, Report, silent
-from flagdeploy.workflows.beside import SEQUENCES, Live, Recorded
+from flagdeploy.workflows.beside import Live, Recorded
 from flagdeploy.workflows.work import OTHER_CONCURRENCY, Work
 
 
