@@ -6,6 +6,7 @@ from typing import Any
 
 from flagdeploy.evals import (
     agreement,
+    conformance,
     own_floor,
     parameters,
     parity,
@@ -159,7 +160,7 @@ class _Run:
 
         asked = [self.client.base, self.capabilities.model, facts["asked"]]
         found = await self.work.kept("parameters.json", asked, observe)
-        return parameters.compared(facts, found)
+        return conformance.compared(facts, found)
 
     async def forced(self) -> Tier:
         for answer in await self.baseline.before_forcing(self.ask_candidate):
