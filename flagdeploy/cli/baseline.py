@@ -88,6 +88,7 @@ def record(
       flagdeploy baseline record deepseek_r1 --dataset gsm8k,math500 --as h100
     """
     from flagdeploy.workflows import baseline as workflow
+    from flagdeploy.workflows.baseline_summary import summary
 
     out.quiet, out.json = quiet, json
     options.check_folder("--record", record_dir)
@@ -110,7 +111,7 @@ def record(
             workspace=workspace,
             report=report,
         )
-    out.result(workflow.summary(bundle) + f"\nwritten to {path}", dict(bundle.manifest))
+    out.result(summary(bundle) + f"\nwritten to {path}", dict(bundle.manifest))
 
 
 def _widths(text: str) -> list[int]:
@@ -148,9 +149,9 @@ def show(
       flagdeploy baseline show tiny_deepseek_r1/h200    a recording
     """
     from flagdeploy.config import workspace as workspaces
-    from flagdeploy.workflows import baseline as workflow
+    from flagdeploy.workflows.baseline_summary import described, summary
     from flagdeploy.workflows.sides import find
 
     out.json = json
     found = find(name, workspaces.find(workspace))
-    out.result(workflow.summary(found), workflow.described(found))
+    out.result(summary(found), described(found))

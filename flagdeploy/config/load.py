@@ -6,13 +6,9 @@ merged as plain data; OmegaConf then types, interpolates and validates the resul
 """
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 from flagdeploy.config import hostfile, keys, layers, references, workspace
 from flagdeploy.config.flagscale.imported import Imported
@@ -20,6 +16,8 @@ from flagdeploy.config.launch import Host
 from flagdeploy.config.layers import Merged, Source
 from flagdeploy.config.schema import Deployment
 from flagdeploy.config.secret import Secret
+from flagdeploy.config.shape import shape_problems
+from flagdeploy.config.typed import typed
 from flagdeploy.config.yaml_file import KeyPath
 from flagdeploy.errors import ConfigError, Problem, did_you_mean
 
@@ -84,10 +82,10 @@ def load_imported(
 
 
 def _deployment(merged: Merged, root: Path, environ: Mapping[str, str] | None) -> Deployment:
-    problems = _shape_problems(merged)
+    problems = shape_problems(merged)
     secrets, secret_problems = references.extract(merged, environ or os.environ)
     problems += secret_problems
-    deployment, typing_problems = _typed(merged)
+    deployment, typing_problems = typed(merged)
     if problems or deployment is None:
         raise ConfigError(_ordered(problems + typing_problems))
     return _finished(_with_secrets(deployment, secrets), root)
@@ -153,126 +151,6 @@ def _variant_file(folder: Path, variant: str) -> Path:
     names = sorted(path.stem for path in (folder / "serve").glob("*.yaml"))
     what = f"{folder.name} has no variant `{variant}`"
     raise ConfigError([Problem("command line", "VARIANT", what)], did_you_mean(variant, names))
-
-
-def _shape_problems(merged: Merged) -> list[Problem]:
-    """Unknown keys, sections that are no mapping, and text given as something else.
-
-    OmegaConf would stop at the first of these, or turn `revision: 1234` silently into text.
-    What is reported is taken out of `merged.data`, so that the rest can be checked too.
-    """
-    problems: list[Problem] = []
-
-    def visit(data: dict[str, Any], path: KeyPath) -> None:
-        for name in list(data):
-            here = (*path, name)
-            what = _shape_problem(here, data[name])
-            if what:
-                problems.append(Problem(merged.where(here), ".".join(here), what))
-            if what or (len(here) == 1 and name.startswith("x-")):
-                del data[name]
-            elif here in keys.sections() and isinstance(data[name], dict):
-                visit(data[name], here)
-
-    visit(merged.data, ())
-    return problems
-
-
-def _shape_problem(path: KeyPath, value: Any) -> str | None:
-    if len(path) == 1 and path[0].startswith("x-"):
-        return None  # a home for anchors
-    if path in keys.sections():
-        optional = keys.sections()[path].__name__ == "RelaxedAcceptance" and value is None
-        return None if isinstance(value, dict) or optional else "is a section: it takes keys"
-    key = keys.find(path)
-    if key is None:
-        meant = keys.suggestion(path)
-        return "unknown key" + (f"; did you mean `{meant}`?" if meant else "")
-    if _is_missing(value):
-        return "`???` stands for a missing value: give one"
-    if key.type in (str, str | None) and isinstance(value, (int, float, bool)):
-        return f"expected text, got `{value}`: quote it"
-    if key.path == path and str(key.type).startswith("list") and _no_list(value):
-        return "expected a list of plain values, such as [a, b]"
-    if key.open and not isinstance(value, dict):
-        return "expected a mapping of names to values"
-    return _environment_problem(path, value)
-
-
-def _is_missing(value: Any) -> bool:
-    """Is it, or holds it, what OmegaConf takes for a value that is still to be given?"""
-    if isinstance(value, (dict, list)):
-        return any(map(_is_missing, value.values() if isinstance(value, dict) else value))
-    return bool(value == "???")
-
-
-def _no_list(value: Any) -> bool:
-    """Is it neither a list of plain values, nor unset, nor to be interpolated?"""
-    if isinstance(value, list):
-        return any(isinstance(item, list | dict) for item in value)
-    return value is not None and "${" not in str(value)
-
-
-def _environment_problem(path: KeyPath, value: Any) -> str | None:
-    """A variable is text: `USE_FLAGGEMS: true` would reach the engine as `True`."""
-    if path == ("container", "env"):
-        nested = [value]
-    elif path == ("container", "rank_env"):
-        nested = list(value.values())
-        if not all(isinstance(variables, dict) for variables in nested):
-            return 'expected variables for each rank: {"0": {NAME: value}}'
-    else:
-        return None
-    wrong = [n for env in nested for n, v in env.items() if not isinstance(v, str)]
-    if wrong:
-        return f"environment values are text: quote {', '.join(wrong)}"
-    nameless = [name for env in nested for name in env if not name or "=" in name]
-    return f"`{nameless[0]}` is no name of a variable" if nameless else None
-
-
-def _typed(merged: Merged) -> tuple[Deployment | None, list[Problem]]:
-    """The data as a Deployment; each type error is noted, its leaf dropped, and the rest tried."""
-    omegaconf = _omegaconf()
-    OmegaConf = omegaconf.OmegaConf
-    OmegaConf.clear_resolver("oc.env")  # would copy any variable into the plan
-    problems: list[Problem] = []
-    data = merged.data
-    while True:
-        try:
-            typed = OmegaConf.to_object(
-                OmegaConf.unsafe_merge(OmegaConf.structured(Deployment), data)
-            )
-            return (None if problems else typed), problems
-        except omegaconf.errors.OmegaConfBaseException as error:
-            path = _path(error.full_key)
-            problems.append(Problem(merged.where(path), ".".join(path), str(error).splitlines()[0]))
-            if not _drop(data, path):
-                return None, problems
-
-
-def _omegaconf() -> ModuleType:
-    """OmegaConf without attrs, which it would import (a tenth of a dry run) to support it."""
-    hide = "attr" not in sys.modules
-    if hide:
-        sys.modules["attr"] = None  # type: ignore[assignment]  # an import of it fails
-    try:
-        return import_module("omegaconf")
-    finally:
-        if hide:
-            del sys.modules["attr"]
-
-
-def _path(full_key: str | None) -> KeyPath:
-    return tuple((full_key or "").replace("[", ".").replace("]", "").split("."))
-
-
-def _drop(data: dict[str, Any], path: KeyPath) -> bool:
-    """Remove the leaf at `path`, or the list it lies in."""
-    for name in path[:-1]:
-        if not isinstance(data.get(name), dict):
-            return data.pop(name, None) is not None
-        data = data[name]
-    return data.pop(path[-1], None) is not None
 
 
 def _with_secrets(deployment: Deployment, secrets: dict[KeyPath, Secret]) -> Deployment:

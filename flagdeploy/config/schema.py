@@ -1,7 +1,7 @@
 """The configuration: frozen dataclasses, one per section of the YAML.
 
 Every key carries its own explanation, which `flagdeploy config explain KEY` prints. Values are
-typed by OmegaConf (`flagdeploy.config.load`); rules across keys live in `flagdeploy.config.check`.
+typed by OmegaConf (`flagdeploy.config.typed`); rules across keys live in `flagdeploy.config.check`.
 """
 
 from dataclasses import dataclass, field

@@ -17,11 +17,11 @@ from typing import Any, Self
 from flagdeploy.errors import EvalError
 from flagdeploy.evals.arrivals import OpenLoop
 from flagdeploy.evals.at_once import InThreads, all_of
-from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.capabilities import Capabilities
 from flagdeploy.evals.client import Client, Reply
 from flagdeploy.evals.grading import shapes
 from flagdeploy.evals.grading.grade import Grade, Status
+from flagdeploy.evals.items import Item
 from flagdeploy.evals.journal import Journal
 from flagdeploy.evals.record import Record, read_row, record_of, row_of
 from flagdeploy.records.events import Event, Report

@@ -21,7 +21,7 @@ from typing import Any
 
 from flagdeploy.errors import EvalError
 from flagdeploy.evals.answers import Answer
-from flagdeploy.evals.benchmarks import Item
+from flagdeploy.evals.items import Item
 from flagdeploy.evals.packing import pack, pack_beside, unpack, unpack_beside
 from flagdeploy.evals.parity import Prompt
 from flagdeploy.evals.teacher_forcing import Passage
@@ -195,3 +195,9 @@ def fingerprint(folder: Path) -> dict[str, Any]:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(value: Any) -> str:
+    """sha256 of plain data, whatever the order of its keys."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flagdeploy.errors import EvalError
-from flagdeploy.evals import agreement, parameters, parity, tiers
+from flagdeploy.evals import agreement, conformance, parity, tiers
 from flagdeploy.evals.answers import Answer, account
 from flagdeploy.evals.bundle import Bundle
 from flagdeploy.evals.pairing import drawn, findings_of, flips, identical, pair_up
@@ -85,7 +85,7 @@ def recordings(a: Bundle, b: Bundle) -> CompareResult:
     differences = parity.differences([x for x, _ in both], [y for _, y in both])
     found = [agreement.parity(differences, len(both))]
     if a.manifest.get("parameters") and b.manifest.get("parameters"):
-        found += parameters.compared(a.manifest["parameters"], b.manifest["parameters"])
+        found += conformance.compared(a.manifest["parameters"], b.manifest["parameters"])
     about = {"name": b.name, **b.manifest}
     sampled = b.manifest["sampling"]["temperature"] != 0
     result = paired(a, about, found, a.answers, b.answers, "paired answers only", sampled=sampled)

@@ -1,25 +1,18 @@
-"""Does an endpoint do what a request asks of it? A few dozen short requests, no statistics.
+"""What an endpoint makes of the parameters of a request: a few dozen short requests, no statistics.
 
-`observe` records facts, `compared` judges those of two endpoints. What changes the replies a user
-gets fails: temperature or top_p ignored, tokens at temperature 0 that were not the most likely,
-stop strings or max_tokens not kept, replies that go on past their end or stop before it. Engines
-may differ in what they offer (`n`, seeds, log-probabilities, the context length, whether an
-unknown model is refused): that is listed and not judged, with two exceptions that are DIFFERENT: a
-prompt beyond the context that is served instead of refused was cut silently, and a context in
-which the baseline's own replies do not fit serves less of the model. Only fields of OpenAI's API
+`observe` records facts, `conformance` judges those of two endpoints. Only fields of OpenAI's API
 are sent, so that strict servers answer too.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flagdeploy.evals.answers import Answer
 from flagdeploy.evals.at_once import all_of
-from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.capabilities import Capabilities
+from flagdeploy.evals.chat_reply import completion_tokens, finish_reason, logprobs, parts
 from flagdeploy.evals.client import Client, Reply
-from flagdeploy.evals.verdict import Finding, Verdict
+from flagdeploy.evals.items import Item
 
 OPEN = ("Tell me a short story.", "Count from one to ten in words.", "Write the alphabet.")
 OPEN_TOKENS = 32
@@ -74,20 +67,20 @@ async def observe(
     greedy = await all_of(probe.chat(row, temperature=0, **with_top) for row in prompts)
     open_ = [(row, first) for row, first in zip(prompts, greedy, strict=True) if not row["ends"]]
     again = await all_of(probe.chat(row, temperature=0) for row, _ in open_)
-    longest = max(open_, key=lambda pair: _completion_tokens(pair[1]) or 0)[0]
+    longest = max(open_, key=lambda pair: completion_tokens(pair[1]) or 0)[0]
     return {
         "asked": [dict(row) for row in prompts],
         "greedy": [
             {
-                "text": "".join(_parts(reply)),
-                "finish_reason": _finish(reply),
-                "completion_tokens": _completion_tokens(reply),
+                "text": "".join(parts(reply)),
+                "finish_reason": finish_reason(reply),
+                "completion_tokens": completion_tokens(reply),
                 "off_top": _off_top(reply) if top else None,
             }
             for reply in greedy
         ],
         "repeated": [
-            _parts(a) == _parts(b) for (_, a), b in zip(open_, again, strict=True) if a.body
+            parts(a) == parts(b) for (_, a), b in zip(open_, again, strict=True) if a.body
         ],
         "hot_texts": [await probe.hot_texts(row) for row, _ in open_],
         "narrow": [await probe.narrow(row, first) for row, first in open_],
@@ -96,7 +89,7 @@ async def observe(
         "n": await probe.n(prompts[0]),
         "seed": await probe.seed(prompts[0]),
         "top_logprobs": top,
-        "usage": all(_completion_tokens(reply) is not None for reply in greedy),
+        "usage": all(completion_tokens(reply) is not None for reply in greedy),
         "model": (greedy[0].body or {}).get("model"),
         "unknown_model": await probe.unknown_model(prompts[0]),
         "max_model_len": capabilities.max_model_len,
@@ -123,23 +116,23 @@ class _Probe:
             reply = await self.chat(
                 {**row, "max_tokens": 1}, temperature=0, logprobs=True, top_logprobs=k
             )
-            if any(entry.get("top_logprobs") for entry in _content_logprobs(reply)):
+            if any(entry.get("top_logprobs") for entry in logprobs(reply)):
                 return k
         return 0
 
     async def hot_texts(self, row: Mapping[str, Any]) -> int | None:
         """How many different texts at a high temperature; None where it is refused."""
         replies = await all_of(self.chat(row, temperature=HOT) for _ in range(TIMES))
-        return len({_parts(reply) for reply in replies if reply.body}) or None
+        return len({parts(reply) for reply in replies if reply.body}) or None
 
     async def narrow(self, row: Mapping[str, Any], greedy: Reply) -> bool | None:
         """Whether a top_p that leaves one token gives the greedy reply."""
         reply = await self.chat(row, temperature=HOT, top_p=1e-4)
-        return _parts(reply) == _parts(greedy) if reply.body else None
+        return parts(reply) == parts(greedy) if reply.body else None
 
     async def stop(self, row: Mapping[str, Any], greedy: Reply) -> dict[str, Any] | None:
         """``cut`` before the stop string, ``kept`` with it, ``ignored``, or ``other`` text."""
-        text = next(filter(None, _parts(greedy)), "")
+        text = next(filter(None, parts(greedy)), "")
         at = _stop_at(text)
         if at is None:
             return None
@@ -147,20 +140,20 @@ class _Probe:
         reply = await self.chat(row, temperature=0, stop=[stop])
         if reply.body is None:
             return {"outcome": "refused", "finish_reason": None}
-        found = "".join(_parts(reply))
+        found = "".join(parts(reply))
         outcome = "other"
         if found.rstrip() == text[:at].rstrip():
             outcome = "cut"
         elif stop in found:
             outcome = "kept" if found.endswith(stop) else "ignored"
-        return {"outcome": outcome, "finish_reason": _finish(reply)}
+        return {"outcome": outcome, "finish_reason": finish_reason(reply)}
 
     async def max_tokens(self, row: Mapping[str, Any]) -> dict[str, Any]:
         reply = await self.chat({**row, "max_tokens": FEW}, temperature=0)
         return {
             "asked": FEW,
-            "completion_tokens": _completion_tokens(reply),
-            "finish_reason": _finish(reply),
+            "completion_tokens": completion_tokens(reply),
+            "finish_reason": finish_reason(reply),
         }
 
     async def n(self, row: Mapping[str, Any]) -> int:
@@ -172,7 +165,7 @@ class _Probe:
         replies = [await self.chat(row, temperature=HOT, seed=7) for _ in range(2)]
         if not all(reply.body for reply in replies):
             return "refused"
-        return "repeats" if _parts(replies[0]) == _parts(replies[1]) else "does not repeat"
+        return "repeats" if parts(replies[0]) == parts(replies[1]) else "does not repeat"
 
     async def unknown_model(self, row: Mapping[str, Any]) -> str:
         payload = {"model": f"{self.model}-not-served", "messages": row["messages"]}
@@ -187,35 +180,11 @@ class _Probe:
         return "served" if reply.body else "refused"
 
 
-def _choice(reply: Reply) -> dict[str, Any]:
-    choice: dict[str, Any] = ((reply.body or {}).get("choices") or [{}])[0]
-    return choice
-
-
-def _parts(reply: Reply) -> tuple[str, str]:
-    """Thoughts and answer, wherever a reasoning parser put the thoughts."""
-    message = _choice(reply).get("message") or {}
-    thoughts = message.get("reasoning") or message.get("reasoning_content") or ""
-    return thoughts, message.get("content") or ""
-
-
-def _finish(reply: Reply) -> str | None:
-    return _choice(reply).get("finish_reason")
-
-
-def _completion_tokens(reply: Reply) -> int | None:
-    return ((reply.body or {}).get("usage") or {}).get("completion_tokens")
-
-
-def _content_logprobs(reply: Reply) -> list[dict[str, Any]]:
-    return (_choice(reply).get("logprobs") or {}).get("content") or []
-
-
 def _off_top(reply: Reply) -> int:
     """Tokens less likely than the most likely one, by the reply's own log-probabilities."""
     return sum(
         entry["logprob"] < max(top["logprob"] for top in entry["top_logprobs"]) - OFF_TOP
-        for entry in _content_logprobs(reply)
+        for entry in logprobs(reply)
         if entry.get("top_logprobs")
     )
 
@@ -231,7 +200,7 @@ def _stop_at(text: str) -> int | None:
 
 def described(facts: Facts) -> list[str]:
     """What an endpoint makes of parameters, in a few lines for a reader."""
-    stops = sorted({row["outcome"] for row in _known(facts["stop"])})
+    stops = sorted({row["outcome"] for row in known(facts["stop"])})
     limit = facts["max_tokens"]
     offers = {name.replace("_", " "): facts[name] for name in OFFERS}
     return [
@@ -243,130 +212,6 @@ def described(facts: Facts) -> list[str]:
     ]
 
 
-def compared(a: Facts, b: Facts) -> list[Finding]:
-    """`a` of the baseline, `b` of the candidate: one required finding, one that only informs."""
-    broken = [line for rule in (_temperature, _top_p, _stops, _limit, _ends) for line in rule(a, b)]
-    cut = _context(a, b)
-    others = [f"{name} {b[name]} (baseline {a[name]})" for name in OFFERS if a[name] != b[name]]
-    test, n = "exact comparison of what requests ask for and get", 5
-    if broken or cut:
-        verdict = Verdict.FAIL if broken else Verdict.DIFFERENT
-        sentence = "; ".join([*broken, *cut])
-    else:
-        verdict = Verdict.PASS
-        sentence = "temperature, top_p, stop, max_tokens and the end of a reply work alike"
-    findings = [Finding("parameters", verdict, sentence, required=True, test=test, n=n)]
-    if others:
-        sentence = f"offered otherwise: {', '.join(others)}"
-        findings.append(Finding("what the endpoint offers", Verdict.INFO, sentence))
-    return findings
-
-
-def _temperature(a: Facts, b: Facts) -> list[str]:
-    lines = []
-    hot_a, hot_b = _known(a["hot_texts"]), _known(b["hot_texts"])
-    if hot_b and max(hot_b) == 1 and max(hot_a, default=0) >= TIMES - 1:
-        lines.append(
-            f"temperature is ignored: {len(hot_b)} prompts, each asked {TIMES} times at {HOT}, "
-            "always get the same reply"
-        )
-    off_a, off_b = (_known([row["off_top"] for row in x["greedy"]]) for x in (a, b))
-    # Where log-probabilities tell, a reply that changes without any is rounding.
-    if off_b and sum(off_b) >= 2 and sum(off_a) == 0:
-        lines.append(
-            f"at temperature 0 {sum(off_b)} tokens are not the most likely ones: "
-            "sampled, or drafts accepted unchecked"
-        )
-    elif not off_b and all(a["repeated"]) and sum(b["repeated"]) * 2 < len(b["repeated"]):
-        lines.append(
-            f"at temperature 0 {b['repeated'].count(False)} of {len(b['repeated'])} prompts get "
-            "another reply when asked again"
-        )
-    return lines
-
-
-def _top_p(a: Facts, b: Facts) -> list[str]:
-    narrow_a, narrow_b = _known(a["narrow"]), _known(b["narrow"])
-    greedy = sum(b["repeated"]) * 2 > len(b["repeated"])
-    if greedy and narrow_a and all(narrow_a) and narrow_b and not any(narrow_b):
-        return ["top_p is ignored: with one that leaves a single token replies are not the greedy"]
-    return []
-
-
-def _stops(a: Facts, b: Facts) -> list[str]:
-    ours, theirs = _known(a["stop"]), _known(b["stop"])
-    cut_a, cut_b = (
-        {row["finish_reason"] for row in rows if row["outcome"] == "cut"} for rows in (ours, theirs)
-    )
-    odd = {row["outcome"] for row in theirs} - {"cut", "other"}
-    if cut_a and not cut_b and odd:
-        how = " and ".join(sorted(odd)).replace("kept", "kept in the reply")
-        return [f"stop strings are {how}; the baseline cuts before them"]
-    if cut_a and cut_b and not cut_a & cut_b:
-        return [
-            f"a reply cut by a stop string ends as {cut_b.pop()}, {cut_a.pop()} at the baseline"
-        ]
-    return []
-
-
-def _limit(a: Facts, b: Facts) -> list[str]:
-    ours, theirs = a["max_tokens"], b["max_tokens"]
-    lines = []
-    if ours["completion_tokens"] == ours["asked"] and theirs["completion_tokens"] not in (
-        None,
-        theirs["asked"],
-    ):
-        lines.append(f"max_tokens {theirs['asked']} gives {theirs['completion_tokens']} tokens")
-    if ours["finish_reason"] == "length" != theirs["finish_reason"]:
-        lines.append(f"a reply cut by max_tokens ends as {theirs['finish_reason']}, not as length")
-    room = b["max_model_len"] or math.inf
-    for row, reply in zip(b["asked"], b["greedy"], strict=True):
-        tokens = reply["completion_tokens"]
-        if reply["finish_reason"] == "length" and tokens and tokens < row["max_tokens"] < room / 2:
-            lines.append(f"a reply is cut after {tokens} tokens, max_tokens is {row['max_tokens']}")
-            break
-    return lines
-
-
-def _ends(a: Facts, b: Facts) -> list[str]:
-    """Replies of equal beginning of which one stops and the other goes on.
-
-    Rounding can make one reply end elsewhere where two tokens tie, so it takes most of them. Of two
-    recordings that were asked other questions nothing is said.
-    """
-    if a["asked"] != b["asked"]:
-        return []
-    kinds: dict[str, int] = {"go on past their end": 0, "stop early": 0, "end otherwise": 0}
-    alike = 0
-    for row, x, y in zip(a["asked"], a["greedy"], b["greedy"], strict=True):
-        text_a, text_b = x["text"].strip(), y["text"].strip()
-        if not row["ends"] or not (text_a.startswith(text_b) or text_b.startswith(text_a)):
-            continue
-        alike += 1
-        if len(text_b) > len(text_a):
-            kinds["go on past their end"] += 1
-        elif len(text_b) < len(text_a):
-            kinds["stop early"] += y["finish_reason"] == "stop"
-        else:
-            kinds["end otherwise"] += x["finish_reason"] != y["finish_reason"]
-    wrong = sum(kinds.values())
-    if wrong < 2 or 2 * wrong <= alike:
-        return []
-    how = " or ".join(kind for kind, count in kinds.items() if count)
-    return [f"{wrong} of {alike} replies that begin alike {how}: another end token?"]
-
-
-def _context(a: Facts, b: Facts) -> list[str]:
-    lines = []
-    if (a["beyond_context"], b["beyond_context"]) == ("refused", "served"):
-        lines.append("a prompt longer than the context is served, so it is cut silently")
-    room, needed = b["max_model_len"], a.get("longest")
-    if room and needed and room < needed:
-        lines.append(
-            f"a context of {room} tokens cannot hold the {needed} that the baseline's questions ask"
-        )
-    return lines
-
-
-def _known(values: Sequence[Any]) -> list[Any]:
+def known(values: Sequence[Any]) -> list[Any]:
+    """Those that the endpoint gave a way to tell."""
     return [value for value in values if value is not None]

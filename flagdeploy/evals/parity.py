@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flagdeploy.evals.at_once import all_of
-from flagdeploy.evals.benchmarks import Item, Message
 from flagdeploy.evals.capabilities import Capabilities
 from flagdeploy.evals.client import Client
+from flagdeploy.evals.items import Item, Message
 
 
 @dataclass(frozen=True)

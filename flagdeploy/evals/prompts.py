@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flagdeploy.errors import UsageError
-from flagdeploy.evals.benchmarks import Message, fill
+from flagdeploy.evals.items import Message, fill
 
 KEYS = ("messages", "prompt", "question", "problem")
 

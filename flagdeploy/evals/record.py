@@ -3,8 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.client import Reply
+from flagdeploy.evals.items import Item
 
 VERSION = 1
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from flagdeploy.evals.answers import MISSING, Answer, account
-from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.dataset import DataSet
 from flagdeploy.evals.grading.grade import Grade
 from flagdeploy.evals.grading.grader import Grades
+from flagdeploy.evals.items import Item
 from flagdeploy.evals.statistics import Mean, clustered_mean
 
 # Fewer subjects say nothing about how subjects vary: then questions count as independent.

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flagdeploy.errors import UsageError
-from flagdeploy.evals.benchmarks import Item
+from flagdeploy.evals.items import Item
 
 
 @dataclass(frozen=True)

@@ -17,20 +17,20 @@ from flagdeploy.evals import parameters, parity, scoring
 from flagdeploy.evals.address import base_url
 from flagdeploy.evals.answers import GREEDY, MISSING, Answer, Sampling, ask
 from flagdeploy.evals.at_once import all_of
-from flagdeploy.evals.benchmarks import Benchmark, Item, benchmarks_of
+from flagdeploy.evals.benchmarks import Benchmark, benchmarks_of
 from flagdeploy.evals.bundle import Bundle
 from flagdeploy.evals.capabilities import Capabilities, probe
 from flagdeploy.evals.client import Client, Endpoint
 from flagdeploy.evals.divergence import partings
+from flagdeploy.evals.items import Item, questions
 from flagdeploy.evals.noise_floor import distance, largest
+from flagdeploy.evals.passages import SEQUENCES, Scores, alternatives, choose, in_modes, modes_of
 from flagdeploy.evals.score_log import scored
 from flagdeploy.evals.suites import chosen
 from flagdeploy.evals.teacher_forcing import Passage, Position, differences
 from flagdeploy.records.events import Event, Report, silent
-from flagdeploy.workflows import baseline as baselines
 from flagdeploy.workflows.work import OTHER_CONCURRENCY, Work
 
-SEQUENCES = baselines.SEQUENCES
 ROUND = 4  # requests in turn on every connection before the sides wait for each other
 MOST_ROUNDS = 50  # enough for drift to meet both sides alike
 
@@ -83,12 +83,12 @@ class Live(Recorded):
             )
         benchmarks = benchmarks_of(self.work.benchmarks)
         self.capabilities = await probe(self.client)
-        self.modes = baselines.modes_of(self.capabilities, self.work.mode)
+        self.modes = modes_of(self.capabilities, self.work.mode)
         self.bundle = Bundle(
             name=self.endpoint.name or base_url(self.endpoint.url),
             manifest=self._manifest(benchmarks),
             prompts=(),
-            items=tuple(baselines.questions(benchmarks)),
+            items=tuple(questions(benchmarks)),
             answers=(),
             passages=(),
         )
@@ -104,7 +104,7 @@ class Live(Recorded):
             "endpoint": self.capabilities.to_json(),
             "sampling": {"temperature": sampling.temperature, "top_p": sampling.top_p},
             "modes": self.modes,
-            "prompt_logprobs": baselines.alternatives(self.capabilities, self.modes),
+            "prompt_logprobs": alternatives(self.capabilities, self.modes),
             "noise_floor": {},
             "benchmarks": [row.to_json() for row in benchmarks],
         }
@@ -137,8 +137,8 @@ class Live(Recorded):
         greedy = self.work.sampling.temperature == 0
         if greedy:
             self.known.update({answer.item: [answer] for answer in first})
-        passages = baselines.choose(items, first, len(items))
-        by_mode: dict[str, baselines.Scores] = {}
+        passages = choose(items, first, len(items))
+        by_mode: dict[str, Scores] = {}
         concurrency = OTHER_CONCURRENCY * self.client.concurrency
         async with Client(self.endpoint, concurrency, self.work.patience) as again:
             second = await self._ask(again, items, GREEDY, "answers-baseline-again")
@@ -150,7 +150,7 @@ class Live(Recorded):
                 found = self._floor(first, second, scores, apart)
                 floor = found if mode == self.modes[0] else {**floor, "decoded": found}
                 by_mode[mode] = scores
-        passages = [baselines.in_modes(passage, by_mode, self.modes) for passage in passages]
+        passages = [in_modes(passage, by_mode, self.modes) for passage in passages]
         manifest = {**self.bundle.manifest, "noise_floor": {"runs": 2, **floor}}
         self.bundle = replace(self.bundle, manifest=manifest, passages=tuple(passages))
         return theirs if greedy else []

@@ -21,6 +21,7 @@ from flagdeploy.evals.bundle import Bundle
 from flagdeploy.evals.capabilities import probe
 from flagdeploy.evals.client import Client, Endpoint, Patience, run
 from flagdeploy.evals.comparison import CompareResult, about_table, recordings, scored, totals
+from flagdeploy.evals.items import questions
 from flagdeploy.evals.readers.refpt import TokenReference
 from flagdeploy.evals.readers.samples import Samples
 from flagdeploy.evals.repeats import sampling
@@ -227,7 +228,7 @@ async def _live_totals(a: Table, b: Endpoint, work: Work) -> CompareResult:
     async with Client(b, work.concurrency, work.patience) as client:
         capabilities = await probe(client)
         asked = [fitting(row, capabilities.max_model_len) for row in asked]
-        items = chosen(baselines.questions(asked), work.suite.questions, work.limit)
+        items = chosen(questions(asked), work.suite.questions, work.limit)
         answers = await ask(
             client,
             capabilities,

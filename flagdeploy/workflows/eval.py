@@ -17,20 +17,13 @@ from flagdeploy.evals import lm_eval_results
 from flagdeploy.evals.address import base_url
 from flagdeploy.evals.answers import AnswerLog, Sampling, ask
 from flagdeploy.evals.arrivals import OpenLoop
-from flagdeploy.evals.benchmarks import (
-    Benchmark,
-    Item,
-    fitting,
-    load_benchmarks,
-    load_items,
-    load_repeated,
-    of_dataset,
-)
+from flagdeploy.evals.benchmarks import Benchmark, fitting, load_benchmarks, of_dataset
 from flagdeploy.evals.capabilities import Capabilities, probe
 from flagdeploy.evals.client import Client, Endpoint, Patience, run
 from flagdeploy.evals.grading import shapes
 from flagdeploy.evals.grading.grade import Grade
 from flagdeploy.evals.grading.grader import Grades
+from flagdeploy.evals.items import Item, load_items, load_repeated
 from flagdeploy.evals.scores import Judged, Result, mlperf_gate
 from flagdeploy.records.events import Event, Report, silent
 from flagdeploy.records.files import write_private

@@ -14,8 +14,9 @@ from flagdeploy import engines
 from flagdeploy.config import workspace as workspaces
 from flagdeploy.engines.arguments import Table
 from flagdeploy.errors import ConfigError, EvalError, UsageError
-from flagdeploy.evals.benchmarks import Message, load_benchmarks, load_items
+from flagdeploy.evals.benchmarks import load_benchmarks
 from flagdeploy.evals.client import Client, Endpoint, Reply, run
+from flagdeploy.evals.items import Message, load_items
 from flagdeploy.evals.prompts import read_prompts
 from flagdeploy.operators import scan
 from flagdeploy.operators.attribution import evidence

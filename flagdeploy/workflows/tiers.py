@@ -6,6 +6,7 @@ from typing import Any
 
 from flagdeploy.evals import (
     agreement,
+    conformance,
     own_floor,
     parameters,
     parity,
@@ -14,14 +15,15 @@ from flagdeploy.evals import (
 )
 from flagdeploy.evals.address import base_url
 from flagdeploy.evals.answers import GREEDY, Answer, Sampling, ask, write_answers
-from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.bundle import Bundle
 from flagdeploy.evals.capabilities import Capabilities, probe
 from flagdeploy.evals.client import Client, Endpoint
 from flagdeploy.evals.comparison import CompareResult, paired
 from flagdeploy.evals.divergence import partings
 from flagdeploy.evals.figures import logprob_scatter
+from flagdeploy.evals.items import Item
 from flagdeploy.evals.pairing import planned_tests
+from flagdeploy.evals.passages import SEQUENCES
 from flagdeploy.evals.repeats import held
 from flagdeploy.evals.score_log import scored
 from flagdeploy.evals.scoring import Pairing
@@ -31,7 +33,7 @@ from flagdeploy.evals.teacher_forcing import Passage, Position, differences
 from flagdeploy.evals.tiers import Stage, Tier
 from flagdeploy.evals.verdict import Finding, Verdict, judged, overall
 from flagdeploy.records.events import Event, Report, silent
-from flagdeploy.workflows.beside import SEQUENCES, Live, Recorded
+from flagdeploy.workflows.beside import Live, Recorded
 from flagdeploy.workflows.work import OTHER_CONCURRENCY, Work
 
 
@@ -158,7 +160,7 @@ class _Run:
 
         asked = [self.client.base, self.capabilities.model, facts["asked"]]
         found = await self.work.kept("parameters.json", asked, observe)
-        return parameters.compared(facts, found)
+        return conformance.compared(facts, found)
 
     async def forced(self) -> Tier:
         for answer in await self.baseline.before_forcing(self.ask_candidate):

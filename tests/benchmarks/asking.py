@@ -128,9 +128,10 @@ def asking(url: str, questions: Path, record: Path, limit: int | None = None) ->
 def ask(url: str, questions: Path, record: Path, limit: int) -> None:
     """What the measured command does: read, probe, ask, grade, record, count."""
     from flagdeploy.evals.answers import AnswerLog, account, ask, write_answers
-    from flagdeploy.evals.benchmarks import load_benchmarks, load_items
+    from flagdeploy.evals.benchmarks import load_benchmarks
     from flagdeploy.evals.capabilities import probe
     from flagdeploy.evals.client import Client, Endpoint, run
+    from flagdeploy.evals.items import load_items
     from flagdeploy.records.events import silent
 
     async def work() -> None:

@@ -16,8 +16,8 @@ from itertools import accumulate
 from pathlib import Path
 
 from flagdeploy.evals.answers import Answer
-from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.bundle import Bundle, read_bundle, write_bundle
+from flagdeploy.evals.items import Item
 from flagdeploy.evals.teacher_forcing import Passage, Position
 
 BENCHMARKS = {"GSM8K": (1319, 45), "MATH-500": (500, 50), "MMLU-STEM": (3018, 60)}

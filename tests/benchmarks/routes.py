@@ -45,8 +45,8 @@ from end_to_end import routes  # noqa: E402
 from proving_ground.image import vllm_environment_folder, vllm_variables  # noqa: E402
 
 from flagdeploy.evals.answers import Answer  # noqa: E402
-from flagdeploy.evals.benchmarks import Item  # noqa: E402
 from flagdeploy.evals.bundle import read_bundle  # noqa: E402
+from flagdeploy.evals.items import Item  # noqa: E402
 from flagdeploy.evals.proportions import mcnemar, tango, wilson  # noqa: E402
 
 MARGIN = 0.03

@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from flagdeploy.config.secret import Secret
 from flagdeploy.evals.answers import Answer, AnswerLog, ask
-from flagdeploy.evals.benchmarks import Item, load_benchmarks
+from flagdeploy.evals.benchmarks import load_benchmarks
 from flagdeploy.evals.capabilities import probe
 from flagdeploy.evals.client import Client, Endpoint, run
+from flagdeploy.evals.items import Item, questions
 from flagdeploy.records.events import silent
-from flagdeploy.workflows.baseline import questions
 from flagdeploy.workflows.dequant import dequant
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "tiny_deepseek_r1"

@@ -29,8 +29,8 @@ from end_to_end import routes
 from end_to_end.test_mxfp4 import write_gpt_oss
 from flagdeploy.errors import CheckpointError
 from flagdeploy.evals.answers import Answer
-from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.grading.plain import grade
+from flagdeploy.evals.items import Item
 from flagdeploy.server.model import LoadOptions, load
 from flagdeploy.workflows.dequant import dequant
 

@@ -17,10 +17,10 @@ from flagdeploy.evals.answers import (
     graded,
     read_log,
 )
-from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.capabilities import Capabilities
 from flagdeploy.evals.client import Client, Endpoint, Patience, run
 from flagdeploy.evals.grading.grade import Grade, Status
+from flagdeploy.evals.items import Item
 from flagdeploy.records.events import Event, silent
 
 CAPABILITIES = Capabilities("stub", None, True, 20, False, None)

@@ -8,8 +8,8 @@ import pytest
 from flagdeploy.config.secret import Secret
 from flagdeploy.errors import EvalError
 from flagdeploy.evals.answers import Answer
-from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.bundle import Bundle, fingerprint, read_bundle, write_bundle
+from flagdeploy.evals.items import Item
 from flagdeploy.evals.parity import Prompt
 from flagdeploy.evals.teacher_forcing import Passage, Position
 

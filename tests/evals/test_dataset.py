@@ -16,10 +16,11 @@ import pytest
 from flagdeploy.errors import ConfigError, EvalError, UsageError
 from flagdeploy.evals import dataset as datasets
 from flagdeploy.evals import rows
-from flagdeploy.evals.benchmarks import load_benchmarks, load_items, load_repeated, of_dataset
+from flagdeploy.evals.benchmarks import load_benchmarks, of_dataset
 from flagdeploy.evals.dataset import Hub, Manifest, Question, Web, find_files, load
 from flagdeploy.evals.datasets import livecodebench
 from flagdeploy.evals.grading.lenient import benchmarks as lenient
+from flagdeploy.evals.items import load_items, load_repeated
 
 FRAMES = Path(__file__).parent.parent / "cases" / "data_frames"
 

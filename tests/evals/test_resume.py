@@ -14,9 +14,9 @@ import pytest
 from evals.stub_endpoint import Stub, serving
 from flagdeploy.errors import EvalError
 from flagdeploy.evals.answers import Answer, AnswerLog, account, ask, read_log, write_answers
-from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.capabilities import Capabilities
 from flagdeploy.evals.client import Client, Endpoint, Patience, run
+from flagdeploy.evals.items import Item
 from flagdeploy.records.events import silent
 
 AT_ONCE = 4

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from flagdeploy.evals.answers import Answer
-from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.dataset import load
 from flagdeploy.evals.grading.grade import Grade
 from flagdeploy.evals.grading.grader import Grades
+from flagdeploy.evals.items import Item
 from flagdeploy.evals.scores import Judged, Result, mlperf_gate, score
 
 

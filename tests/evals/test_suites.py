@@ -1,7 +1,7 @@
 import pytest
 
 from flagdeploy.errors import UsageError
-from flagdeploy.evals.benchmarks import Item
+from flagdeploy.evals.items import Item
 from flagdeploy.evals.suites import SUITES, chosen, shares, suite_named
 
 

@@ -11,10 +11,10 @@ from evals.test_noise_floor import noisy
 from flagdeploy.evals.accuracy import Pair, accuracy
 from flagdeploy.evals.agreement import teacher_forced
 from flagdeploy.evals.answers import Answer
-from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.bundle import Bundle
 from flagdeploy.evals.comparison import paired, recordings
 from flagdeploy.evals.divergence import Parting, divergence
+from flagdeploy.evals.items import Item
 from flagdeploy.evals.lengths import output_length, truncation
 from flagdeploy.evals.noise_floor import distance, largest
 from flagdeploy.evals.resampling import sign_flip_p

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flagdeploy.evals.benchmarks import load_benchmarks, load_items
+from flagdeploy.evals.benchmarks import load_benchmarks
 from flagdeploy.evals.grading.plain import grade
+from flagdeploy.evals.items import load_items
 
 FOLDER = Path(__file__).parents[2] / "examples" / "tiny_deepseek_r1"
 CHECKPOINT = FOLDER / "checkpoint"

@@ -20,11 +20,12 @@ from evals.stub_endpoint import Stub, serving
 from flagdeploy.errors import UsageError
 from flagdeploy.evals import arrivals
 from flagdeploy.evals.answers import read_log
-from flagdeploy.evals.benchmarks import load_items, of_dataset
+from flagdeploy.evals.benchmarks import of_dataset
 from flagdeploy.evals.bundle import read_bundle
 from flagdeploy.evals.client import Endpoint, Patience
 from flagdeploy.evals.grading.code_job import CodeJob
 from flagdeploy.evals.grading.grade import Grade
+from flagdeploy.evals.items import load_items
 from flagdeploy.evals.readers.detect import read_samples
 from flagdeploy.evals.tables import read_table
 from flagdeploy.records import eval_report

@@ -10,8 +10,8 @@ from typing import Any
 
 from flagdeploy.errors import EvalError
 from flagdeploy.evals.answers import MISSING, Answer, by_shape, graded
-from flagdeploy.evals.benchmarks import Item
 from flagdeploy.evals.bundle import Bundle
+from flagdeploy.evals.items import Item
 from flagdeploy.evals.readers.samples import Row, Samples, answer, json_lines, reading
 from flagdeploy.evals.record import Record, read_row
 

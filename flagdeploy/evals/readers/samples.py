@@ -10,7 +10,7 @@ from typing import Any
 
 from flagdeploy.errors import EvalError
 from flagdeploy.evals.answers import Answer
-from flagdeploy.evals.benchmarks import Item
+from flagdeploy.evals.items import Item
 
 
 @dataclass(frozen=True)
