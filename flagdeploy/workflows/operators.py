@@ -1,5 +1,6 @@
 """Is an operator library on? Asked of the processes of a rank, its operator log and its outputs."""
 
+import http.client
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flagdeploy.config.launch import Running
-from flagdeploy.errors import EngineError, FlagdeployError
+from flagdeploy.errors import EngineError, FlagdeployError, HostError
 from flagdeploy.launchers.base import Launcher
 from flagdeploy.plans.steps import CompareNative, ProveSwap, RecordNative, WaitReady
 from flagdeploy.records.files import write_private
@@ -171,8 +172,15 @@ def _short(names: Iterable[str]) -> str:
 
 
 def record_native(step: RecordNative, launcher: Launcher, folder: Path) -> str:
-    """Keep in ``folder/KEY.json`` what the endpoint generates; asked twice, to see it repeat."""
-    answers = [_answers(step.endpoint, launcher) for _ in range(REPEATS)]
+    """Keep in ``folder/KEY.json`` what the endpoint generates; asked twice, to see it repeat.
+
+    An endpoint without log-probabilities leaves nothing on record: `compare_native` knows whether
+    anything else shows the swap.
+    """
+    try:
+        answers = [_answers(step.endpoint, launcher) for _ in range(REPEATS)]
+    except Refused as error:
+        return f"{error}; operators.compare_native=false leaves this start out"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_private(_record(folder, step.key), json.dumps({"answers": answers}).encode())
     return f"{len(PROMPTS)} prompts, {TOKENS} tokens each"
@@ -226,14 +234,21 @@ def _answers(endpoint: WaitReady, launcher: Launcher) -> list[Any]:
 def _answer(endpoint: WaitReady, launcher: Launcher, prompt: str) -> Any:
     body = {"model": endpoint.model, "prompt": prompt, "max_tokens": TOKENS}
     body |= {"temperature": 0, "logprobs": 1}
-    status, answer = post(
-        launcher, endpoint.address, endpoint.port, "/v1/completions", body, endpoint.api_key
-    )
+    try:
+        status, answer = post(
+            launcher, endpoint.address, endpoint.port, "/v1/completions", body, endpoint.api_key
+        )
+    except (OSError, EOFError, http.client.HTTPException, HostError) as error:
+        what = f"the endpoint did not answer {prompt!r}: {error or type(error).__name__}"
+        raise EngineError(f"{endpoint.host}: {what}") from None
     try:
         found = json.loads(answer)["choices"][0]["logprobs"]
         return [found["tokens"], found["token_logprobs"]]
     except (ValueError, KeyError, IndexError, TypeError):
         text = re.sub(r"\s+", " ", answer.decode(errors="replace"))[:200]
+        if status >= 500:  # an operator that fails on this prompt, or an engine that broke
+            what = f"the endpoint fails on {prompt!r}: HTTP {status}: {text}"
+            raise EngineError(f"{endpoint.host}: {what}") from None
         raise Refused(f"the endpoint gives no log-probabilities: HTTP {status}: {text}") from None
 
 
