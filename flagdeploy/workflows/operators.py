@@ -4,7 +4,7 @@ import http.client
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -67,12 +67,28 @@ class Process:
 
 
 @dataclass(frozen=True)
+class Log:
+    """One operator log; `time` in seconds since the epoch, by the host's clock."""
+
+    time: float
+    path: str
+    operators: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Seen:
-    """What a look into a rank showed; log times in seconds since the epoch, by the host's clock."""
+    """What a look into a rank showed."""
 
     processes: tuple[Process, ...] = ()
-    logs: tuple[tuple[float, int, str], ...] = ()
-    operators: frozenset[str] = field(default_factory=frozenset)
+    logs: tuple[Log, ...] = ()
+
+    @property
+    def operators(self) -> frozenset[str]:
+        return frozenset[str]().union(*(log.operators for log in self.logs))
+
+    def since(self, moment: float) -> "Seen":
+        """Without the logs of earlier runs, such as those in a mounted folder."""
+        return replace(self, logs=tuple(log for log in self.logs if log.time >= int(moment)))
 
 
 def look(launcher: Launcher, rank: Running, variables: Iterable[str], log: str) -> Seen:
@@ -88,7 +104,7 @@ def look(launcher: Launcher, rank: Running, variables: Iterable[str], log: str) 
 def parse(text: str) -> Seen:
     """The lines that `LOOK` prints."""
     processes: list[tuple[int, str, dict[str, str], list[str]]] = []
-    logs, operators = [], set()
+    logs: list[tuple[float, str, set[str]]] = []
     for line in text.splitlines():
         kind, _, rest = line.partition(" ")
         if kind == "P":
@@ -100,12 +116,12 @@ def parse(text: str) -> Seen:
             name, _, value = rest.partition("=")
             processes[-1][2][name] = value
         elif kind == "L":
-            time, size, path = rest.split(" ", 2)
-            logs.append((float(time), int(size), path))
+            time, _, path = rest.split(" ", 2)
+            logs.append((float(time), path, set()))
         elif kind == "O":
-            operators.add(rest.rpartition(".")[2])
+            logs[-1][2].add(rest.rpartition(".")[2])
     found = tuple(Process(pid, name, vars_, not hidden) for pid, name, vars_, hidden in processes)
-    return Seen(found, tuple(logs), frozenset(operators))
+    return Seen(found, tuple(Log(time, path, frozenset(names)) for time, path, names in logs))
 
 
 def prove(step: ProveSwap, launcher: Launcher, deployment: str) -> str:
@@ -115,8 +131,9 @@ def prove(step: ProveSwap, launcher: Launcher, deployment: str) -> str:
     operator log, an empty one, or one that is older than the rank.
     """
     rank = next(r for r in launcher.running(deployment) if r.rank == step.rank and not r.stage)
-    seen = look(launcher, rank, step.variables, step.log)
-    against = [*_in_processes(step, seen), *(_in_log(step, seen, rank) if step.log else ())]
+    found = look(launcher, rank, step.variables, step.log)
+    seen = found.since(datetime.fromisoformat(rank.started_at).timestamp())
+    against = [*_in_processes(step, seen), *(_in_log(step, seen, found, rank) if step.log else ())]
     if against:
         lines = "\n".join(f"  {line}" for line in against)
         raise EngineError(
@@ -137,16 +154,15 @@ def _in_processes(step: ProveSwap, seen: Seen) -> Iterator[str]:
                 yield f"process {process.pid} ({process.name}): {name} is {what}, not `{wanted}`"
 
 
-def _in_log(step: ProveSwap, seen: Seen, rank: Running) -> Iterator[str]:
-    started = datetime.fromisoformat(rank.started_at).timestamp()
-    newer = [log for log in seen.logs if log[0] >= int(started)]
-    if not seen.logs:
+def _in_log(step: ProveSwap, seen: Seen, found: Seen, rank: Running) -> Iterator[str]:
+    """`found` has the logs of earlier runs too."""
+    if not found.logs:
         yield f"operator log: there is no {step.log}"
-    elif not newer:
-        paths = ", ".join(path for _, _, path in seen.logs)
+    elif not seen.logs:
+        paths = ", ".join(log.path for log in found.logs)
         yield f"operator log: {paths} is older than the rank, which started {rank.started_at}"
     elif not seen.operators:
-        paths = ", ".join(path for _, _, path in newer)
+        paths = ", ".join(log.path for log in seen.logs)
         yield f"operator log: {paths} names no operator: none of the library was called"
 
 

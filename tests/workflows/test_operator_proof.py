@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from flagdeploy.config.launch import Host
+from flagdeploy.config.launch import Host, Running
 from flagdeploy.errors import EngineError
+from flagdeploy.launchers.base import Result
 from flagdeploy.launchers.local import LocalLauncher
-from flagdeploy.plans.steps import CompareNative, RecordNative, WaitReady
-from flagdeploy.workflows.operators import compare_native, record_native
+from flagdeploy.plans.steps import CompareNative, ProveSwap, RecordNative, WaitReady
+from flagdeploy.workflows.operators import compare_native, prove, record_native
 
 Answer = tuple[int, object] | None
 GOOD = (200, {"choices": [{"logprobs": {"tokens": ["4"], "token_logprobs": [-0.5]}}]})
@@ -87,3 +88,32 @@ def test_an_endpoint_without_log_probabilities_is_served_where_a_log_shows_the_s
     assert "no native run is on record" in compare(refusing, tmp_path)
     with pytest.raises(EngineError, match="nothing shows that the operator library is on"):
         compare(refusing, tmp_path, required=True)
+
+
+class Shown(LocalLauncher):
+    """One rank, started at 12:00 on the first day of 2026, and what a look into it prints."""
+
+    def __init__(self, printed: str, state: str = "running") -> None:
+        labels = {"flagdeploy.rank": "0"}
+        moment = "2026-01-01T12:00:00+00:00"
+        self._rank = Running("h", "id", "r", state, labels, None, moment)  # type: ignore[arg-type]
+        self._printed = printed
+
+    def running(self, name: str | None = None) -> tuple[Running, ...]:
+        return (self._rank,)
+
+    def inside(self, id: str, argv: object, timeout: float = 20) -> Result:
+        return Result(0, self._printed.encode(), b"")
+
+
+NOON = 1767268800
+ON = ProveSwap("h", "prove", "", 0, "flaggems", {"USE_FLAGGEMS": "1"}, "/l/*.log", "", (), ())
+PROCESS = "P 1 sh\nV USE_FLAGGEMS=1\n"
+OLD = f"L {NOON - 60} 9 /l/1.log\nO flag_gems.ops.mm.mm\n"
+
+
+def test_operators_in_the_log_of_an_earlier_run_prove_nothing() -> None:
+    with pytest.raises(EngineError, match=r"/l/2.log names no operator"):
+        prove(ON, Shown(f"{PROCESS}{OLD}L {NOON} 0 /l/2.log\n"), "d")
+    new = f"L {NOON} 9 /l/2.log\nO flag_gems.ops.add.add\n"
+    assert prove(ON, Shown(PROCESS + OLD + new), "d").endswith("1 operators called: add")
