@@ -128,9 +128,12 @@ def prove(step: ProveSwap, launcher: Launcher, deployment: str) -> str:
     """What shows that the library is on in a rank.
 
     Raises EngineError with everything that speaks against it: a process without the switch, no
-    operator log, an empty one, or one that is older than the rank.
+    operator log, an empty one, or one that is older than the rank; and for a rank that ended.
     """
-    rank = next(r for r in launcher.running(deployment) if r.rank == step.rank and not r.stage)
+    ranks = [r for r in launcher.running(deployment) if not r.stage and r.state == "running"]
+    rank = next((r for r in ranks if r.rank == step.rank), None)
+    if rank is None:
+        raise EngineError(f"{step.host}: rank {step.rank} ended before it could be looked into")
     found = look(launcher, rank, step.variables, step.log)
     seen = found.since(datetime.fromisoformat(rank.started_at).timestamp())
     against = [*_in_processes(step, seen), *(_in_log(step, seen, found, rank) if step.log else ())]

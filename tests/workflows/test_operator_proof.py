@@ -117,3 +117,9 @@ def test_operators_in_the_log_of_an_earlier_run_prove_nothing() -> None:
         prove(ON, Shown(f"{PROCESS}{OLD}L {NOON} 0 /l/2.log\n"), "d")
     new = f"L {NOON} 9 /l/2.log\nO flag_gems.ops.add.add\n"
     assert prove(ON, Shown(PROCESS + OLD + new), "d").endswith("1 operators called: add")
+
+
+def test_a_rank_that_ended_is_no_proof() -> None:
+    new = f"{PROCESS}L {NOON} 9 /l/2.log\nO flag_gems.ops.add.add\n"
+    with pytest.raises(EngineError, match="h: rank 0 ended before it could be looked into"):
+        prove(ON, Shown(new, state="exited"), "d")
