@@ -67,7 +67,7 @@ class Switch:
     no_log: str = ""
     """Why there are none."""
     off: Mapping[str, str] = field(default_factory=dict)
-    """Variables that switch it off where it is on by itself."""
+    """Variables that switch it off, whoever switched it on."""
 
     @property
     def taken_back(self) -> tuple[str, ...]:

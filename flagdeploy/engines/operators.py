@@ -17,7 +17,7 @@ _NAME = re.compile(r"[A-Za-z_]\w*")
 
 
 def environment(table: Table, deployment: Deployment) -> dict[str, str]:
-    """Variables that switch the library on, or off where a build switches it on by itself."""
+    """Variables that switch the library on, or off: without them it may be on all the same."""
     wanted, build = deployment.operators, table.operators.get(deployment.operators.build)
     if build is None:
         return {}

@@ -88,11 +88,13 @@ def test_the_environment_of_a_build(engine, operators, expected):
     assert environment(engines.load(engine, WORKSPACE).table, deployment) == expected
 
 
-@pytest.mark.parametrize("engine", ["vllm", "sglang"])
-def test_a_plugin_is_told_when_the_library_is_not_wanted(engine):
-    deployment = replace(of(R1, operators=Operators(build="plugin")), engine=engine)
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "pytorch"])
+def test_every_build_is_told_when_the_library_is_not_wanted(engine):
+    """The image's environment, or the user's for a rank of this machine, may switch it on."""
     table = engines.load(engine, WORKSPACE).table
-    assert environment(table, deployment) == {"USE_FLAGGEMS": "0"}
+    for build in table.operators:
+        deployment = replace(of(R1, operators=Operators(build=build)), engine=engine)
+        assert environment(table, deployment) == {"USE_FLAGGEMS": "0"}
 
 
 BUILDS = "use an image built for it and set patched or plugin"
