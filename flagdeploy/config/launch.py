@@ -200,6 +200,8 @@ class Running:
     finished_at: str = ""
     oom_killed: bool = False
     """The kernel ended it for want of memory."""
+    image: str = ""
+    """Id of the image that a container runs, whatever its name stands for by now."""
 
     @property
     def rank(self) -> int:

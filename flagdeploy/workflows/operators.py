@@ -14,6 +14,7 @@ from flagdeploy.errors import EngineError, FlagdeployError, HostError
 from flagdeploy.launchers.base import Launcher
 from flagdeploy.plans.steps import CompareNative, ProveSwap, RecordNative, WaitReady
 from flagdeploy.records.files import write_private
+from flagdeploy.workflows.checkpoint_on_host import fingerprint
 from flagdeploy.workflows.endpoint import post
 
 FOLDER = "native"  # of the records, beside the runs
@@ -190,7 +191,7 @@ def _short(names: Iterable[str]) -> str:
     return ", ".join(ordered[:_SHOWN]) + more
 
 
-def record_native(step: RecordNative, launcher: Launcher, folder: Path) -> str:
+def record_native(step: RecordNative, launcher: Launcher, deployment: str, folder: Path) -> str:
     """Keep in ``folder/KEY.json`` what the endpoint generates; asked twice, to see it repeat.
 
     An endpoint without log-probabilities leaves nothing on record: `compare_native` knows whether
@@ -200,27 +201,47 @@ def record_native(step: RecordNative, launcher: Launcher, folder: Path) -> str:
         answers = [_answers(step.endpoint, launcher) for _ in range(REPEATS)]
     except Refused as error:
         return f"{error}; operators.compare_native=false leaves this start out"
+    record = {"of": _runs_now(step, launcher, deployment), "answers": answers}
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_private(_record(folder, step.key), json.dumps({"answers": answers}).encode())
+    write_private(_record(folder, step.key), json.dumps(record).encode())
     return f"{len(PROMPTS)} prompts, {TOKENS} tokens each"
 
 
-def recorded(folder: Path) -> frozenset[str]:
-    """Keys of the records in `folder`."""
-    return frozenset(path.stem for path in folder.glob("*.json"))
+def recorded(folder: Path) -> dict[str, str]:
+    """Keys of the records in `folder`, and of which image and checkpoint each is."""
+    return {path.stem: _read(path)["of"] for path in folder.glob("*.json")}
 
 
-def compare_native(step: CompareNative, launcher: Launcher, folder: Path) -> str:
+def _read(path: Path) -> dict[str, Any]:
+    """A record; an empty one where there is none that can be read, which is made anew."""
+    try:
+        record: dict[str, Any] = json.loads(path.read_bytes())
+        return {"of": str(record["of"]), "answers": list(record["answers"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"of": "", "answers": []}
+
+
+def _runs_now(step: RecordNative | CompareNative, launcher: Launcher, deployment: str) -> str:
+    """Image and checkpoint of what answers, as `Facts.native_of` says it before."""
+    images = [r.image for r in launcher.running(deployment) if r.rank == 0 and not r.stage]
+    found = fingerprint(launcher, step.checkpoint)
+    return f"{images[0] or 'process'} {found.digest}" if images and found else ""
+
+
+def compare_native(step: CompareNative, launcher: Launcher, deployment: str, folder: Path) -> str:
     """How outputs with the library stand to native ones.
 
     Equal to the last bit they are no proof of anything else than that: an operator may compute the
     same bits. Only where nothing else shows the swap (`step.required`), it is an EngineError, and
     so is a native run that cannot be compared with.
     """
-    try:
-        native = json.loads(_record(folder, step.key).read_bytes())["answers"]
-    except FileNotFoundError:
-        return _no_comparison(step, "no native run is on record")
+    record = _read(_record(folder, step.key))
+    native, again = record["answers"], f"flagdeploy stop {deployment}, then serve it: records one"
+    if not native:
+        return _no_comparison(step, "no native run is on record", again)
+    if record["of"] != _runs_now(step, launcher, deployment):
+        what = "the native run on record had another image or checkpoint"
+        return _no_comparison(step, what, again)
     if any(answer != native[0] for answer in native[1:]):
         return _no_comparison(step, "native outputs differ from run to run")
     try:
@@ -235,9 +256,10 @@ def compare_native(step: CompareNative, launcher: Launcher, folder: Path) -> str
     )
 
 
-def _no_comparison(step: CompareNative, what: str) -> str:
+def _no_comparison(step: CompareNative, what: str, hint: str | None = None) -> str:
     if step.required:
-        raise EngineError(f"{step.host}: nothing shows that the operator library is on: {what}")
+        shown = "nothing shows that the operator library is on"
+        raise EngineError(f"{step.host}: {shown}: {what}", hint)
     return what
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from flagdeploy.config.launch import Host, Running
+from flagdeploy.config.launch import Running
 from flagdeploy.errors import EngineError
 from flagdeploy.launchers.base import Result
 from flagdeploy.launchers.local import LocalLauncher
 from flagdeploy.plans.steps import CompareNative, ProveSwap, RecordNative, WaitReady
-from flagdeploy.workflows.operators import compare_native, prove, record_native
+from flagdeploy.workflows.operators import compare_native, prove, record_native, recorded
 
 Answer = tuple[int, object] | None
 GOOD = (200, {"choices": [{"logprobs": {"tokens": ["4"], "token_logprobs": [-0.5]}}]})
@@ -53,14 +53,23 @@ def endpoint() -> Iterator[Ends]:
         server.server_close()
 
 
-def record(ready: WaitReady, folder: Path) -> str:
-    step = RecordNative("localhost", "native-record", "", ready, "key")
-    return record_native(step, LocalLauncher(Host("localhost"), folder), folder)
+def record(ready: WaitReady, folder: Path, image: str = "id") -> str:
+    step = RecordNative("localhost", "native-record", "", ready, "key", checkpoint(folder))
+    return record_native(step, Shown(image=image), "d", folder)
 
 
-def compare(ready: WaitReady, folder: Path, *, required: bool = False) -> str:
-    step = CompareNative("localhost", "prove-outputs", "", ready, "key", required)
-    return compare_native(step, LocalLauncher(Host("localhost"), folder), folder)
+def compare(ready: WaitReady, folder: Path, *, required: bool = False, image: str = "id") -> str:
+    place = checkpoint(folder)
+    step = CompareNative("localhost", "prove-outputs", "", ready, "key", place, required)
+    return compare_native(step, Shown(image=image), "d", folder)
+
+
+def checkpoint(folder: Path) -> str:
+    place = folder / "checkpoint"
+    if not place.exists():
+        place.mkdir()
+        (place / "config.json").write_text("{}")
+    return str(place)
 
 
 @pytest.mark.parametrize(
@@ -90,13 +99,38 @@ def test_an_endpoint_without_log_probabilities_is_served_where_a_log_shows_the_s
         compare(refusing, tmp_path, required=True)
 
 
+@pytest.mark.parametrize("changed", ["image", "checkpoint"])
+def test_native_outputs_of_something_else_are_not_compared_with(
+    endpoint: Ends, tmp_path: Path, changed: str
+) -> None:
+    ready = endpoint(GOOD)
+    record(ready, tmp_path)
+    assert "to the last bit" in compare(ready, tmp_path)
+    if changed == "checkpoint":
+        (tmp_path / "checkpoint" / "config.json").write_text('{"other": 1}')
+    image = "rebuilt" if changed == "image" else "id"
+    what = "the native run on record had another image or checkpoint"
+    assert compare(ready, tmp_path, image=image) == what
+    with pytest.raises(EngineError, match=what) as raised:
+        compare(ready, tmp_path, required=True, image=image)
+    assert raised.value.hint == "flagdeploy stop d, then serve it: records one"
+
+
+def test_a_record_that_cannot_be_read_is_none(tmp_path: Path, endpoint: Ends) -> None:
+    record(endpoint(GOOD), tmp_path)
+    assert recorded(tmp_path)["key"].startswith("id ")
+    (tmp_path / "key.json").write_text('{"answers')
+    assert recorded(tmp_path) == {"key": ""}
+    assert compare(endpoint(GOOD), tmp_path) == "no native run is on record"
+
+
 class Shown(LocalLauncher):
     """One rank, started at 12:00 on the first day of 2026, and what a look into it prints."""
 
-    def __init__(self, printed: str, state: str = "running") -> None:
+    def __init__(self, printed: str = "", state: str = "running", image: str = "") -> None:
         labels = {"flagdeploy.rank": "0"}
         moment = "2026-01-01T12:00:00+00:00"
-        self._rank = Running("h", "id", "r", state, labels, None, moment)  # type: ignore[arg-type]
+        self._rank = Running("h", "id", "r", state, labels, None, moment, image=image)
         self._printed = printed
 
     def running(self, name: str | None = None) -> tuple[Running, ...]:
