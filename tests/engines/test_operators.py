@@ -7,6 +7,7 @@ import pytest
 from engines.conftest import ONE, R1, WORKSPACE, of
 from flagdeploy import engines
 from flagdeploy.config.schema import Container, Operators
+from flagdeploy.config.secret import Secret
 from flagdeploy.engines.operators import environment
 
 
@@ -191,6 +192,16 @@ BUILDS = "use an image built for it and set patched or plugin"
             (
                 "container.rank_env.1.VLLM_FL_FLAGOS_BLACKLIST",
                 "is set by flagdeploy: use `operators.exclude`",
+            ),
+        ),
+        (
+            replace(
+                flaggems(build="plugin", config={"db_url": "sqlite:///a.db"}),
+                container=Container(env={"FLAGGEMS_DB_URL": Secret("postgres://u:p@h", "DB_URL")}),
+            ),
+            (
+                "container.env.FLAGGEMS_DB_URL",
+                "is set by flagdeploy: use `operators.config.db_url`",
             ),
         ),
     ],
