@@ -71,12 +71,14 @@ def bisect(
       flagdeploy ops bisect deepseek_r1 --baseline h100.jsonl.gz --max-slowdown 3
       flagdeploy ops bisect --ckpt /data/tiny-deepseek --only softmax,topk,bmm
     """
+    from flagdeploy.config.workspace import find
+    from flagdeploy.workflows import resolve
     from flagdeploy.workflows.ops import bisect as workflow
 
     out.json, out.quiet = json, quiet
     with out.progress() as report:
         done = workflow(
-            ckpt or options.checkpoint_of(name, workspace),
+            ckpt or resolve.served_checkpoint_of(name, find(workspace)),
             out_folder,
             baseline=baseline,
             only=[word for word in only.split(",") if word],

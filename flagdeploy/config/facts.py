@@ -38,8 +38,8 @@ class Worktree:
 class HostFacts:
     """One host, read only, before anything is planned."""
 
-    images: frozenset[str] = frozenset()
-    """References (``name:tag`` and ``name@sha256:...``) that the host's engine holds."""
+    images: Mapping[str, str] = field(default_factory=dict)
+    """Ids by reference (``name:tag`` and ``name@sha256:...``) that the host's engine holds."""
     running: tuple[Running, ...] = ()
     """Ranks and converters of this deployment on the host, in any state."""
     device_nodes: tuple[str, ...] = ()
@@ -56,8 +56,15 @@ class HostFacts:
 @dataclass(frozen=True)
 class Facts:
     hosts: Mapping[str, HostFacts] = field(default_factory=dict)
-    native: frozenset[str] = frozenset()
-    """Keys of the outputs that were recorded without an operator library."""
+    native: Mapping[str, str] = field(default_factory=dict)
+    """By key, of which image and checkpoint outputs were recorded without an operator library."""
+
+    def native_of(self, host: str, image: str) -> str:
+        """What outputs recorded now would be of; empty while the image or the checkpoint is still
+        to come. A process has no image."""
+        found = self.of(host)
+        held = found.images.get(image, "") if image else "process"
+        return f"{held} {found.checkpoint}" if held and found.checkpoint else ""
 
     def of(self, host: str) -> HostFacts:
         return self.hosts.get(host, HostFacts())

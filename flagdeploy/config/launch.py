@@ -67,7 +67,7 @@ class Switch:
     no_log: str = ""
     """Why there are none."""
     off: Mapping[str, str] = field(default_factory=dict)
-    """Variables that switch it off where it is on by itself."""
+    """Variables that switch it off, whoever switched it on."""
 
     @property
     def taken_back(self) -> tuple[str, ...]:
@@ -200,6 +200,8 @@ class Running:
     finished_at: str = ""
     oom_killed: bool = False
     """The kernel ended it for want of memory."""
+    image: str = ""
+    """Id of the image that a container runs, whatever its name stands for by now."""
 
     @property
     def rank(self) -> int:

@@ -30,7 +30,8 @@ class Build:
     on: Mapping[str, str]
     """Variables that switch the library on; the first one is the switch itself."""
     off: Mapping[str, str] = field(default_factory=dict)
-    """Variables that switch it off where the build switches it on by itself."""
+    """Variables that switch it off, also where the build itself, the image's environment or, for a
+    rank on this machine, the user's shell switches it on."""
     include: str = ""
     """Variable with the only operators to use, with commas between; empty: it cannot choose."""
     exclude: str = ""

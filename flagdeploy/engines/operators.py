@@ -17,7 +17,7 @@ _NAME = re.compile(r"[A-Za-z_]\w*")
 
 
 def environment(table: Table, deployment: Deployment) -> dict[str, str]:
-    """Variables that switch the library on, or off where a build switches it on by itself."""
+    """Variables that switch the library on, or off: without them it may be on all the same."""
     wanted, build = deployment.operators, table.operators.get(deployment.operators.build)
     if build is None:
         return {}
@@ -105,12 +105,15 @@ def _contradictions(deployment: Deployment, build: Build) -> Iterator[Finding]:
     container, wanted = deployment.container, deployment.operators
     places = {"env": container.env}
     places |= {f"rank_env.{rank}": env for rank, env in container.rank_env.items()}
-    chosen = {build.include: wanted.include, build.exclude: wanted.exclude}
+    chosen = {build.include: "include"} if wanted.include else {}
+    chosen |= {build.exclude: "exclude"} if wanted.exclude else {}
+    # Secrets too, which a proof would show: it compares and prints what was asked for.
+    chosen |= {build.settings[n]: f"config.{n}" for n in wanted.config if n in build.settings}
     for place, env in places.items():
         for name, value in env.items():
             if name == build.switch and str(value).lower() not in TRUE:
                 what = f"{value} switches off what operators.library asks for"
                 yield f"container.{place}.{name}", what
-            if name and chosen.get(name):
-                key = "include" if name == build.include else "exclude"
-                yield f"container.{place}.{name}", f"is set by flagdeploy: use `operators.{key}`"
+            if name and name in chosen:
+                what = f"is set by flagdeploy: use `operators.{chosen[name]}`"
+                yield f"container.{place}.{name}", what

@@ -76,15 +76,14 @@ class Engine:
         with self._errors("version"):
             return str(self.client.version()["Version"])
 
-    def images(self) -> frozenset[str]:
-        """Every name under which the engine holds an image, ids included."""
+    def images(self) -> dict[str, str]:
+        """Ids by every name under which the engine holds an image, ids included."""
         with self._errors("list images"):
             found = self.client.images()
-        names = {name for image in found for key in ("RepoTags", "RepoDigests")
+        names = {name: image["Id"] for image in found for key in ("RepoTags", "RepoDigests")
                  for name in image[key] or ()}  # fmt: skip
-        names |= {image["Id"] for image in found}
-        names |= {name.removesuffix(":latest") for name in names}
-        return frozenset(names)
+        names |= {image["Id"]: image["Id"] for image in found}
+        return names | {name.removesuffix(":latest"): id for name, id in names.items()}
 
     def pull(self, image: str, report: Report) -> str:
         """Pull `image` and return its id; the engine tells bytes per layer, or fails meanwhile."""
@@ -281,6 +280,7 @@ def _running(host: str, found: Mapping[str, Any]) -> Running:
         started_at=_moment(state["StartedAt"]),
         finished_at=_moment(state["FinishedAt"]) if ended else "",
         oom_killed=state["OOMKilled"],
+        image=found["Image"],
     )
 
 

@@ -91,7 +91,10 @@ class LocalLauncher:
     def run(self, argv: Sequence[str], timeout: float = 20, stdin: bytes = b"") -> Result:
         try:
             done = subprocess.run(argv, input=stdin, capture_output=True, timeout=timeout)
-        except (OSError, subprocess.TimeoutExpired) as error:
+        except subprocess.TimeoutExpired:  # whose text is the whole command, programs of ours too
+            what = f"`{argv[0]}`: not done after {timeout:g} seconds"
+            raise HostError(str(self.host), what) from None
+        except OSError as error:
             raise HostError(str(self.host), f"`{argv[0]}`: {error}") from None
         return Result(done.returncode, done.stdout, done.stderr)
 

@@ -45,6 +45,9 @@ def judge(verdict: Mapping[str, Any], native_s: float, bounds: Bounds) -> Outcom
         count, total = verdict["not_finite"], verdict["positions"]
         what = f"NaN or infinite at {count} of {total} positions: {places}"
         return Outcome("corrupt", what + ("" if count <= 10 else ", ..."), figures)
+    if unscored := verdict.get("unscored", 0):
+        what = f"no log-probability from finite logits at {unscored} of {verdict['positions']}"
+        return Outcome("corrupt", f"{what} positions", figures)
     if wrong := verdict.get("wrong_tokens", 0):
         what = f"{wrong} of {verdict['positions']} tokens chosen are not the most likely ones"
         return Outcome("corrupt", what, figures)

@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,7 +90,8 @@ def read_trace(path: Path) -> Trace:
     for event in trace.events():
         events.take(event)
     read = events.tallied()
-    for device in trace.header.get("deviceProperties") or ():
+    devices = trace.header.get("deviceProperties")
+    for device in devices if isinstance(devices, list) else ():
         if isinstance(device, dict) and device.get("name"):
             read.devices.add(str(device["name"]))
     return read
@@ -275,11 +277,12 @@ def _id(args: dict[str, Any], key: str) -> int:
 
 
 def _number(value: Any) -> float:
-    """Some versions write numbers as text."""
+    """Some versions write numbers as text; NaN and infinity are no times."""
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
         return 0.0
+    return number if isfinite(number) else 0.0
 
 
 def _ns(event: dict[str, Any]) -> int:

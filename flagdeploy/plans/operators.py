@@ -61,25 +61,28 @@ def swap_steps(
     ]
     if not operators.compare_native:
         return Swap(after=tuple(proofs))
-    key = _key(native, hosts, facts)
+    key = _key(native)
+    checkpoint = deployment.model.checkpoint
     why = "do its outputs differ from native ones?"
     required = not switch.log
-    compared = CompareNative(ready.host, "prove-outputs", why, ready, key, required)
+    compared = CompareNative(ready.host, "prove-outputs", why, ready, key, checkpoint, required)
     after = (*proofs, compared)
-    if key in facts.native:
+    image = deployment.container.image if deployment.launcher != "local" else ""
+    now = facts.native_of(hosts[0].address, image)
+    if now and facts.native.get(key) == now:
         return Swap(after=after)
     why = "record what it generates without the operator library"
-    record = RecordNative(ready.host, "native-record", why, ready, key)
+    record = RecordNative(ready.host, "native-record", why, ready, key, checkpoint)
     if _runs(native, facts):
         return Swap((record,), (), after)
     timeout = deployment.container.stop_timeout
     return Swap((), tuple(_native_run(hosts, native, ready, record, timeout)), after)
 
 
-def _key(native: Sequence[Spec], hosts: Sequence[Host], facts: Facts) -> str:
-    """Names the outputs of what the ranks run on the checkpoint that the first host holds."""
+def _key(native: Sequence[Spec]) -> str:
+    """Names the outputs of what the ranks run; the record says of which image and checkpoint, which
+    may still have to be pulled or made."""
     parts = [spec.labels[LABEL_SPEC] for spec in native]
-    parts.append(facts.of(hosts[0].address).checkpoint)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

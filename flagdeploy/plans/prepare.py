@@ -61,7 +61,7 @@ def _images(
         return []
     steps: list[Step] = []
     for host, image in product(hosts, dict.fromkeys(filter(None, images))):
-        if {image, _tagged(image)} & facts.of(host.address).images:
+        if {image, _tagged(image)} & facts.of(host.address).images.keys():
             steps.append(Skip(host.address, "pull", f"image {image} is there"))
         else:
             steps.append(PullImage(host.address, "pull", f"pull image {image}", image))

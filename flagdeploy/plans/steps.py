@@ -125,7 +125,8 @@ class RecordNative(Step):
 
     endpoint: WaitReady
     key: str
-    """Name of the record: what the ranks run, and which checkpoint."""
+    """Name of the record: what the ranks run."""
+    checkpoint: str
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,7 @@ class CompareNative(Step):
 
     endpoint: WaitReady
     key: str
+    checkpoint: str
     required: bool
     """Nothing else shows the swap: equal outputs are a failure, not a warning."""
 

@@ -197,11 +197,14 @@ class Scores:
 
     def off_by(self, logits: "Logits") -> dict[str, Any]:
         """`logprob_error`: the largest, in nats, against the same logits in double precision;
-        `wrong_tokens`: how many chosen ones are not the most likely."""
+        `wrong_tokens`: how many chosen ones are not the most likely; `unscored`: at how many
+        positions finite logits became none, or NaN, and nothing else was looked at."""
         import numpy as np
 
-        if len(self._logprobs) < len(logits):
-            return {}  # NaN, which the logits show
+        if not np.isfinite(logits).all():
+            return {}  # which the logits show
+        if unscored := len(logits) - int(np.isfinite(self._logprobs).sum()):
+            return {"unscored": unscored}
         wide = logits.astype(np.float64)
         rows = np.arange(len(wide))
         exact = _log_softmax(wide)[rows, self._tokens]

@@ -152,11 +152,11 @@ class Execution:
             case WaitReady():
                 wait_ready(step, self.launchers, self.plan.deployment, self.tell)
             case RecordNative():
-                return [record_native(step, launcher, self._native)]
+                return [record_native(step, launcher, self.plan.deployment, self._native)]
             case ProveSwap():
                 return [prove(step, launcher, self.plan.deployment)]
             case CompareNative():
-                return [compare_native(step, launcher, self._native)]
+                return [compare_native(step, launcher, self.plan.deployment, self._native)]
             case Skip():
                 pass
             case _:

@@ -1,18 +1,20 @@
 """Is an operator library on? Asked of the processes of a rank, its operator log and its outputs."""
 
+import http.client
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from flagdeploy.config.launch import Running
-from flagdeploy.errors import EngineError, FlagdeployError
+from flagdeploy.errors import EngineError, FlagdeployError, HostError
 from flagdeploy.launchers.base import Launcher
 from flagdeploy.plans.steps import CompareNative, ProveSwap, RecordNative, WaitReady
 from flagdeploy.records.files import write_private
+from flagdeploy.workflows.checkpoint_on_host import fingerprint
 from flagdeploy.workflows.endpoint import post
 
 FOLDER = "native"  # of the records, beside the runs
@@ -69,12 +71,28 @@ class Process:
 
 
 @dataclass(frozen=True)
+class Log:
+    """One operator log; `time` in seconds since the epoch, by the host's clock."""
+
+    time: float
+    path: str
+    operators: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Seen:
-    """What a look into a rank showed; log times in seconds since the epoch, by the host's clock."""
+    """What a look into a rank showed."""
 
     processes: tuple[Process, ...] = ()
-    logs: tuple[tuple[float, int, str], ...] = ()
-    operators: frozenset[str] = field(default_factory=frozenset)
+    logs: tuple[Log, ...] = ()
+
+    @property
+    def operators(self) -> frozenset[str]:
+        return frozenset[str]().union(*(log.operators for log in self.logs))
+
+    def since(self, moment: float) -> "Seen":
+        """Without the logs of earlier runs, such as those in a mounted folder."""
+        return replace(self, logs=tuple(log for log in self.logs if log.time >= int(moment)))
 
 
 def look(launcher: Launcher, rank: Running, variables: Iterable[str], log: str) -> Seen:
@@ -90,7 +108,7 @@ def look(launcher: Launcher, rank: Running, variables: Iterable[str], log: str) 
 def parse(text: str) -> Seen:
     """The lines that `LOOK` prints."""
     processes: list[tuple[int, str, dict[str, str], list[str]]] = []
-    logs, operators = [], set()
+    logs: list[tuple[float, str, set[str]]] = []
     for line in text.splitlines():
         kind, _, rest = line.partition(" ")
         if kind == "P":
@@ -102,23 +120,27 @@ def parse(text: str) -> Seen:
             name, _, value = rest.partition("=")
             processes[-1][2][name] = value
         elif kind == "L":
-            time, size, path = rest.split(" ", 2)
-            logs.append((float(time), int(size), path))
+            time, _, path = rest.split(" ", 2)
+            logs.append((float(time), path, set()))
         elif kind == "O":
-            operators.add(rest.rpartition(".")[2])
+            logs[-1][2].add(rest.rpartition(".")[2])
     found = tuple(Process(pid, name, vars_, not hidden) for pid, name, vars_, hidden in processes)
-    return Seen(found, tuple(logs), frozenset(operators))
+    return Seen(found, tuple(Log(time, path, frozenset(names)) for time, path, names in logs))
 
 
 def prove(step: ProveSwap, launcher: Launcher, deployment: str) -> str:
     """What shows that the library is on in a rank.
 
     Raises EngineError with everything that speaks against it: a process without the switch, no
-    operator log, an empty one, or one that is older than the rank.
+    operator log, an empty one, or one that is older than the rank; and for a rank that ended.
     """
-    rank = next(r for r in launcher.running(deployment) if r.rank == step.rank and not r.stage)
-    seen = look(launcher, rank, step.variables, step.log)
-    against = [*_in_processes(step, seen), *(_in_log(step, seen, rank) if step.log else ())]
+    ranks = [r for r in launcher.running(deployment) if not r.stage and r.state == "running"]
+    rank = next((r for r in ranks if r.rank == step.rank), None)
+    if rank is None:
+        raise EngineError(f"{step.host}: rank {step.rank} ended before it could be looked into")
+    found = look(launcher, rank, step.variables, step.log)
+    seen = found.since(datetime.fromisoformat(rank.started_at).timestamp())
+    against = [*_in_processes(step, seen), *(_in_log(step, seen, found, rank) if step.log else ())]
     if against:
         lines = "\n".join(f"  {line}" for line in against)
         raise EngineError(
@@ -139,16 +161,15 @@ def _in_processes(step: ProveSwap, seen: Seen) -> Iterator[str]:
                 yield f"process {process.pid} ({process.name}): {name} is {what}, not `{wanted}`"
 
 
-def _in_log(step: ProveSwap, seen: Seen, rank: Running) -> Iterator[str]:
-    started = datetime.fromisoformat(rank.started_at).timestamp()
-    newer = [log for log in seen.logs if log[0] >= int(started)]
-    if not seen.logs:
+def _in_log(step: ProveSwap, seen: Seen, found: Seen, rank: Running) -> Iterator[str]:
+    """`found` has the logs of earlier runs too."""
+    if not found.logs:
         yield f"operator log: there is no {step.log}"
-    elif not newer:
-        paths = ", ".join(path for _, _, path in seen.logs)
+    elif not seen.logs:
+        paths = ", ".join(log.path for log in found.logs)
         yield f"operator log: {paths} is older than the rank, which started {rank.started_at}"
     elif not seen.operators:
-        paths = ", ".join(path for _, _, path in newer)
+        paths = ", ".join(log.path for log in seen.logs)
         yield f"operator log: {paths} names no operator: none of the library was called"
 
 
@@ -175,30 +196,57 @@ def _short(names: Iterable[str]) -> str:
     return ", ".join(ordered[:_SHOWN]) + more
 
 
-def record_native(step: RecordNative, launcher: Launcher, folder: Path) -> str:
-    """Keep in ``folder/KEY.json`` what the endpoint generates; asked twice, to see it repeat."""
-    answers = [_answers(step.endpoint, launcher) for _ in range(REPEATS)]
+def record_native(step: RecordNative, launcher: Launcher, deployment: str, folder: Path) -> str:
+    """Keep in ``folder/KEY.json`` what the endpoint generates; asked twice, to see it repeat.
+
+    An endpoint without log-probabilities leaves nothing on record: `compare_native` knows whether
+    anything else shows the swap.
+    """
+    try:
+        answers = [_answers(step.endpoint, launcher) for _ in range(REPEATS)]
+    except Refused as error:
+        return f"{error}; operators.compare_native=false leaves this start out"
+    record = {"of": _runs_now(step, launcher, deployment), "answers": answers}
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_private(_record(folder, step.key), json.dumps({"answers": answers}).encode())
+    write_private(_record(folder, step.key), json.dumps(record).encode())
     return f"{len(PROMPTS)} prompts, {TOKENS} tokens each"
 
 
-def recorded(folder: Path) -> frozenset[str]:
-    """Keys of the records in `folder`."""
-    return frozenset(path.stem for path in folder.glob("*.json"))
+def recorded(folder: Path) -> dict[str, str]:
+    """Keys of the records in `folder`, and of which image and checkpoint each is."""
+    return {path.stem: _read(path)["of"] for path in folder.glob("*.json")}
 
 
-def compare_native(step: CompareNative, launcher: Launcher, folder: Path) -> str:
+def _read(path: Path) -> dict[str, Any]:
+    """A record; an empty one where there is none that can be read, which is made anew."""
+    try:
+        record: dict[str, Any] = json.loads(path.read_bytes())
+        return {"of": str(record["of"]), "answers": list(record["answers"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"of": "", "answers": []}
+
+
+def _runs_now(step: RecordNative | CompareNative, launcher: Launcher, deployment: str) -> str:
+    """Image and checkpoint of what answers, as `Facts.native_of` says it before."""
+    images = [r.image for r in launcher.running(deployment) if r.rank == 0 and not r.stage]
+    found = fingerprint(launcher, step.checkpoint)
+    return f"{images[0] or 'process'} {found.digest}" if images and found else ""
+
+
+def compare_native(step: CompareNative, launcher: Launcher, deployment: str, folder: Path) -> str:
     """How outputs with the library stand to native ones.
 
     Equal to the last bit they are no proof of anything else than that: an operator may compute the
     same bits. Only where nothing else shows the swap (`step.required`), it is an EngineError, and
     so is a native run that cannot be compared with.
     """
-    try:
-        native = json.loads(_record(folder, step.key).read_bytes())["answers"]
-    except FileNotFoundError:
-        return _no_comparison(step, "no native run is on record")
+    record = _read(_record(folder, step.key))
+    native, again = record["answers"], f"flagdeploy stop {deployment}, then serve it: records one"
+    if not native:
+        return _no_comparison(step, "no native run is on record", again)
+    if record["of"] != _runs_now(step, launcher, deployment):
+        what = "the native run on record had another image or checkpoint"
+        return _no_comparison(step, what, again)
     if any(answer != native[0] for answer in native[1:]):
         return _no_comparison(step, "native outputs differ from run to run")
     try:
@@ -213,9 +261,10 @@ def compare_native(step: CompareNative, launcher: Launcher, folder: Path) -> str
     )
 
 
-def _no_comparison(step: CompareNative, what: str) -> str:
+def _no_comparison(step: CompareNative, what: str, hint: str | None = None) -> str:
     if step.required:
-        raise EngineError(f"{step.host}: nothing shows that the operator library is on: {what}")
+        shown = "nothing shows that the operator library is on"
+        raise EngineError(f"{step.host}: {shown}: {what}", hint)
     return what
 
 
@@ -231,14 +280,21 @@ def _answers(endpoint: WaitReady, launcher: Launcher) -> list[Any]:
 def _answer(endpoint: WaitReady, launcher: Launcher, prompt: str) -> Any:
     body = {"model": endpoint.model, "prompt": prompt, "max_tokens": TOKENS}
     body |= {"temperature": 0, "logprobs": 1}
-    status, answer = post(
-        launcher, endpoint.address, endpoint.port, "/v1/completions", body, endpoint.api_key
-    )
+    try:
+        status, answer = post(
+            launcher, endpoint.address, endpoint.port, "/v1/completions", body, endpoint.api_key
+        )
+    except (OSError, EOFError, http.client.HTTPException, HostError) as error:
+        what = f"the endpoint did not answer {prompt!r}: {error or type(error).__name__}"
+        raise EngineError(f"{endpoint.host}: {what}") from None
     try:
         found = json.loads(answer)["choices"][0]["logprobs"]
         return [found["tokens"], found["token_logprobs"]]
     except (ValueError, KeyError, IndexError, TypeError):
         text = re.sub(r"\s+", " ", answer.decode(errors="replace"))[:200]
+        if status >= 500:  # an operator that fails on this prompt, or an engine that broke
+            what = f"the endpoint fails on {prompt!r}: HTTP {status}: {text}"
+            raise EngineError(f"{endpoint.host}: {what}") from None
         raise Refused(f"the endpoint gives no log-probabilities: HTTP {status}: {text}") from None
 
 

@@ -8,12 +8,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from flagdeploy.config.launch import Running
-from flagdeploy.errors import EngineError, HostError, UsageError
+from flagdeploy.errors import EngineError, FlagdeployError, HostError, UsageError
 from flagdeploy.evals.address import authorization, base_url
 from flagdeploy.evals.client import Endpoint
 from flagdeploy.launchers.base import Launcher
@@ -92,9 +93,12 @@ def profile(
     _post(endpoint, "/start_profile", timeout_s)
     try:
         ask()
-    finally:
-        report(Event("profile", "the engine writes its traces"))
-        _post(endpoint, "/stop_profile", timeout_s)
+    except BaseException:
+        with suppress(FlagdeployError):  # what `ask` raises is the cause
+            _post(endpoint, "/stop_profile", timeout_s)
+        raise
+    report(Event("profile", "the engine writes its traces"))
+    _post(endpoint, "/stop_profile", timeout_s)
     new = _written(by_rank, before, time.monotonic() + timeout_s)
     to.mkdir(parents=True)
     traces = each(by_rank, lambda place: _fetched(place, new[str(place.rank.rank)], to, report))

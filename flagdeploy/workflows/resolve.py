@@ -70,6 +70,12 @@ def checkpoint_of(name: str | None, root: Path) -> Path:
     return workspace.absolute(root, loaded.deployment.model.source)
 
 
+def served_checkpoint_of(name: str | None, root: Path) -> Path:
+    """The folder that the engine of one deployment loads."""
+    loaded = load(_named(name, root), root=root)
+    return workspace.absolute(root, loaded.deployment.model.checkpoint)
+
+
 def repository_of(name: str | None, root: Path) -> tuple[str, str | None]:
     """The repository, or folder of the workspace, and revision that `pull` fetches for one
     deployment.

@@ -72,7 +72,7 @@ def test_the_port_of_every_shipped_example_can_be_chosen(name: str, variant: str
     result = CliRunner().invoke(app, ["serve", *words])
     assert result.exit_code == 0, result.stderr
     steps = json.loads(result.stdout)["steps"]
-    assert [step["port"] for step in steps if step["step"] == "WaitReady"] == [9431]
+    assert {step["port"] for step in steps if step["step"] == "WaitReady"} == {9431}
     starts = [step["spec"]["argv"] for step in steps if step["step"] == "Start"]
     assert "9431" in starts[0]
 
@@ -94,7 +94,7 @@ def test_the_port_of_every_flagscale_pair_can_be_chosen(
         assert result.exit_code == 0, result.stderr
         steps[bool(port)] = json.loads(result.stdout)["steps"]
     own = next(step["port"] for step in steps[False] if step["step"] == "WaitReady")
-    assert [step["port"] for step in steps[True] if step["step"] == "WaitReady"] == [9431]
+    assert {step["port"] for step in steps[True] if step["step"] == "WaitReady"} == {9431}
     first, second = (
         next(step["spec"]["argv"] for step in steps[chosen] if step["step"] == "Start")
         for chosen in (False, True)

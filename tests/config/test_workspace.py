@@ -28,6 +28,7 @@ def test_nothing_is_written_into_the_package(shipped: Path, tmp_path: Path) -> N
     own = tmp_path / "home" / "flagdeploy"
     assert workspaces.state_folder(shipped) == own / "runs"
     assert resolve.checkpoint_of("r1", shipped) == own / "models/r1"
+    assert resolve.served_checkpoint_of("r1", shipped) == own / "models/r1-bf16"
     assert load("r1", root=shipped).deployment.model.checkpoint == str(own / "models/r1-bf16")
     assert places.known_hosts_file(shipped) == own / "hostfiles/known_hosts"
     assert sides.folders(shipped) == [own / "env/baselines", shipped / "env/baselines"]

@@ -7,6 +7,7 @@ import pytest
 from engines.conftest import ONE, R1, WORKSPACE, of
 from flagdeploy import engines
 from flagdeploy.config.schema import Container, Operators
+from flagdeploy.config.secret import Secret
 from flagdeploy.engines.operators import environment
 
 
@@ -88,11 +89,13 @@ def test_the_environment_of_a_build(engine, operators, expected):
     assert environment(engines.load(engine, WORKSPACE).table, deployment) == expected
 
 
-@pytest.mark.parametrize("engine", ["vllm", "sglang"])
-def test_a_plugin_is_told_when_the_library_is_not_wanted(engine):
-    deployment = replace(of(R1, operators=Operators(build="plugin")), engine=engine)
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "pytorch"])
+def test_every_build_is_told_when_the_library_is_not_wanted(engine):
+    """The image's environment, or the user's for a rank of this machine, may switch it on."""
     table = engines.load(engine, WORKSPACE).table
-    assert environment(table, deployment) == {"USE_FLAGGEMS": "0"}
+    for build in table.operators:
+        deployment = replace(of(R1, operators=Operators(build=build)), engine=engine)
+        assert environment(table, deployment) == {"USE_FLAGGEMS": "0"}
 
 
 BUILDS = "use an image built for it and set patched or plugin"
@@ -189,6 +192,16 @@ BUILDS = "use an image built for it and set patched or plugin"
             (
                 "container.rank_env.1.VLLM_FL_FLAGOS_BLACKLIST",
                 "is set by flagdeploy: use `operators.exclude`",
+            ),
+        ),
+        (
+            replace(
+                flaggems(build="plugin", config={"db_url": "sqlite:///a.db"}),
+                container=Container(env={"FLAGGEMS_DB_URL": Secret("postgres://u:p@h", "DB_URL")}),
+            ),
+            (
+                "container.env.FLAGGEMS_DB_URL",
+                "is set by flagdeploy: use `operators.config.db_url`",
             ),
         ),
     ],

@@ -257,3 +257,9 @@ def test_a_command_beside_a_rank_knows_its_folder(launcher: LocalLauncher) -> No
     folder = launcher.inside("tiny-0", ["printenv", "FLAGDEPLOY_RANK_FOLDER"]).text
     launcher.stop("tiny-0", 0)
     assert not Path(folder).exists()
+
+
+def test_a_program_that_takes_too_long_is_not_printed(launcher: LocalLauncher) -> None:
+    with pytest.raises(HostError) as raised:
+        launcher.run(["sh", "-c", "sleep 5; : the text of a program"], timeout=0.2)
+    assert str(raised.value) == "127.0.0.1: `sh`: not done after 0.2 seconds"

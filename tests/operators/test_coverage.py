@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from flagdeploy.operators.attribution import SOURCES, Declared, Evidence
 from flagdeploy.operators.coverage import Coverage, measure
 from flagdeploy.operators.coverage_text import text
-from flagdeploy.operators.trace import Pair, Trace, read_trace, read_traces
+from flagdeploy.operators.trace import Pair, Tally, Trace, read_trace, read_traces
 from operators.traces import Recording, write
 
 GEMM = "void cutlass::Kernel2<cutlass_80_tensorop_bf16_s16816gemm>(Params)"
@@ -122,6 +122,14 @@ def test_other_events_are_no_kernels(recording: Recording, tmp_path: Path) -> No
     coverage = measure(read_trace(recording.write(tmp_path / "a.json")), KNOWN)
     assert (coverage.total.launches, coverage.total.time_us) == (1, 2)
     assert "not counted: 2 copies and fills of memory, 0.007 ms" in text(coverage, 0)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999", '"nan"'])
+def test_what_is_no_time_is_none(number: str, tmp_path: Path) -> None:
+    path = tmp_path / "odd.json"
+    kernel = f'{{"ph": "X", "cat": "kernel", "name": "k", "ts": {number}, "dur": {number}}}'
+    path.write_text(f'{{"deviceProperties": 5, "traceEvents": [{kernel}]}}')
+    assert read_trace(path).pairs == {Pair("k", ""): Tally(1, 0)}
 
 
 def test_numbers_as_text_and_missing_fields(tmp_path: Path) -> None:

@@ -22,6 +22,11 @@ BOUNDS = Bounds(kl=1e-3, slowdown=3)
         ({}, "passed", "KL 0.0002 nats, 2.0 times the native time"),
         ({"identical": True}, "passed", "bit-identical, 2.0 times the native time"),
         ({"kl": 0.5}, "diverged", "KL 0.5 nats, bound 0.001; top-1 99.0%"),
+        (
+            {"unscored": 512},
+            "corrupt",
+            "no log-probability from finite logits at 512 of 512 positions",
+        ),
         ({"wrong_tokens": 3}, "corrupt", "3 of 512 tokens chosen are not the most likely ones"),
         (
             {"logprob_error": 0.25},

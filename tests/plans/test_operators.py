@@ -43,9 +43,10 @@ def test_the_first_time_it_is_started_natively_before() -> None:
 
 def test_recorded_outputs_are_not_recorded_again() -> None:
     wanted = case()
-    key = record(wanted.plan()).key
-    again = wanted.plan(Facts(native=frozenset([key])))
-    assert kinds(again) == ["CheckCheckpoint", "PullImage", *SWAPPED]
+    key, host = record(wanted.plan()).key, wanted.hosts[0].address
+    held = HostFacts(images={wanted.deployment.container.image: "id"}, checkpoint="a")
+    again = wanted.plan(Facts({host: held}, {key: "id a"}))
+    assert kinds(again) == ["CheckCheckpoint", "Skip", *SWAPPED]
 
 
 def test_what_runs_natively_is_asked_before_it_is_stopped() -> None:
@@ -63,14 +64,16 @@ def test_a_second_serve_proves_and_changes_nothing() -> None:
     assert not of(again, Start) and not of(again, RecordNative)
 
 
-def test_another_checkpoint_in_the_same_folder_is_recorded_anew() -> None:
+@pytest.mark.parametrize("image, checkpoint", [("id", "b"), ("other", "a"), ("id", ""), ("", "a")])
+def test_another_checkpoint_or_image_of_the_same_name_is_recorded_anew(
+    image: str, checkpoint: str
+) -> None:
+    """Also one that is still to be made or pulled: what was recorded before it is of another."""
     wanted = case()
-    host = wanted.hosts[0].address
-    keys = {
-        record(wanted.plan(Facts({host: HostFacts(checkpoint=digest)}))).key
-        for digest in ("", "a", "b")
-    }
-    assert len(keys) == 3
+    key, host = record(wanted.plan()).key, wanted.hosts[0].address
+    images = {wanted.deployment.container.image: image} if image else {}
+    facts = Facts({host: HostFacts(images=images, checkpoint=checkpoint)}, {key: "id a"})
+    assert record(wanted.plan(facts)).key == key
 
 
 def test_without_a_native_run_the_log_alone_proves() -> None:

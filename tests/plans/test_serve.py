@@ -78,7 +78,7 @@ def running(plan: Plan, **changes) -> Facts:
         found = Running(start.host, f"id{start.rank}", spec.name, "running", spec.labels)
         found = replace(found, **changes) if start.rank == 1 else found
         image = getattr(spec, "image", "")
-        hosts[start.host] = HostFacts(images=frozenset({image}), running=(found,))
+        hosts[start.host] = HostFacts(images={image: image}, running=(found,))
     return Facts(hosts)
 
 
@@ -145,7 +145,7 @@ def test_random_weights_need_no_checkpoint():
 )
 def test_an_image_that_is_there_is_not_pulled(wanted, held):
     case = Case("tiny_deepseek_r1", "vllm_cpu", f"container.image={wanted}")
-    facts = Facts({"192.0.2.31": HostFacts(images=frozenset({held}))})
+    facts = Facts({"192.0.2.31": HostFacts(images={held: held})})
     first, second = [step for step in case.plan(facts).steps if step.stage == "pull"]
     assert isinstance(first, Skip)
     assert isinstance(second, PullImage)

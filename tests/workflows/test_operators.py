@@ -12,7 +12,7 @@ from proving_ground.image import Image
 
 from flagdeploy.errors import EngineError
 from flagdeploy.records.events import Event
-from flagdeploy.workflows.operators import Seen, parse
+from flagdeploy.workflows.operators import Log, Seen, parse
 from flagdeploy.workflows.serve import Served, serve
 
 ROOT = Path(__file__).parents[2]
@@ -171,8 +171,7 @@ def test_what_a_look_prints() -> None:
         (1, "tini", {"USE_FLAGGEMS": "1"}, True),
         (7, "VLLM::Worker", {}, False),
     ]
-    assert seen.logs == ((1700000000.0, 12, "/tmp/a b.log"),)
-    assert seen.operators == {"mm", "addmm"}
+    assert seen.logs == (Log(1700000000.0, "/tmp/a b.log", frozenset({"mm", "addmm"})),)
     assert parse("") == Seen()
 
 

@@ -25,7 +25,9 @@ from flagdeploy.config.launch import (
     ProcessSpec,
 )
 from flagdeploy.errors import EngineError, EvalError, HostError, UsageError
+from flagdeploy.evals.client import Endpoint
 from flagdeploy.launchers.local import LocalLauncher
+from flagdeploy.records.events import silent
 from flagdeploy.records.run import Run
 from flagdeploy.workflows import places, profile
 from flagdeploy.workflows.ops_coverage import Asking, of_deployment, of_traces
@@ -173,6 +175,22 @@ def test_a_failed_request_ends_it_and_the_profiler(serve: Serve, tmp_path: Path)
     with pytest.raises(EvalError, match=r"2 of 2 requests failed: HTTP 400.*too long"):
         of_deployment(NAME, Asking(requests=2, warm_up=1))
     assert list((tmp_path / "traces").iterdir())  # it was stopped
+
+
+def test_an_engine_that_dies_is_told_by_the_requests(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def post(endpoint: Endpoint, path: str, timeout_s: float) -> None:
+        if path == "/stop_profile":
+            raise EngineError("connection refused")
+
+    def ask() -> None:
+        raise EvalError("8 of 8 requests failed: connection lost")
+
+    monkeypatch.setattr(profile, "_post", post)
+    endpoint = Endpoint("http://127.0.0.1:9", "m")
+    with pytest.raises(EvalError, match="8 of 8 requests failed"):
+        profile.profile([], endpoint, ask, {}, to=tmp_path / "t", timeout_s=1, report=silent)
 
 
 def test_traces_that_do_not_come(serve: Serve) -> None:
