@@ -202,7 +202,7 @@ class Trials:
             append_private(self._state, json.dumps(about).encode() + b"\n")
         elif whole[0] != json.loads(json.dumps(about)):
             raise UsageError(
-                f"{self._state}: holds trials of another model, probe or library",
+                f"{self._state}: holds trials of another model, probe, library or version",
                 "continue with what it was started with, or give another --out",
             )
         elif len(whole) < len(lines):

@@ -212,6 +212,8 @@ def _notes(
         notes.append(f"{each} leave a {cache} KV cache of about {tokens} tokens")
     if plugin := plugin_of(deployment, vendor):
         notes.append(f"the image has to hold {plugin.package}: {shlex.join(plugin.install)}")
+    if engine.switch(deployment) and deployment.operators.compare_native:
+        notes.append("the start without the operator library is left out once it is on record")
     if deployment.model.trust_remote_code:
         notes.append("Python code of the checkpoint is run (model.trust_remote_code)")
     bound = endpoint.bind_address(deployment, hosts)

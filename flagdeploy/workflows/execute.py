@@ -36,7 +36,8 @@ from flagdeploy.records.run import Run
 from flagdeploy.workflows.checkpoint_on_host import verify_on_host
 from flagdeploy.workflows.fanout import each
 from flagdeploy.workflows.group import Group
-from flagdeploy.workflows.operators import FOLDER, compare_native, prove, record_native
+from flagdeploy.workflows.native import FOLDER, compare_native, record_native
+from flagdeploy.workflows.operators import prove
 from flagdeploy.workflows.patch import apply_on_host
 from flagdeploy.workflows.ready import wait_ready
 from flagdeploy.workflows.stages import run_stage

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -133,12 +135,22 @@ def bisect(
         "library": LIBRARY,
         "sequences": _probe(baseline),
         "reference": str(folder / "native.npy"),
+        "versions": _versions(),
     }
     trials = Trials(folder, request, limits=Limits(silent_s, timeout_s), jobs=jobs)
     try:
         return _bisect(trials, folder, only, max_kl, max_slowdown, jobs, report)
     finally:
         trials.stop()
+
+
+def _versions() -> dict[str, str]:
+    """Of what computes: trials of other versions say nothing of these."""
+    found = {}
+    for name in ("torch", "triton", "transformers", "flag_gems"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _probe(baseline: str | Path | None) -> Any:

@@ -20,7 +20,7 @@ from flagdeploy.records.events import Report, silent
 from flagdeploy.records.lock import deployment_lock
 from flagdeploy.records.run import Run
 from flagdeploy.vendors.base import Vendor
-from flagdeploy.workflows import operators, places, resolve
+from flagdeploy.workflows import native, places, resolve
 from flagdeploy.workflows.execute import Outcome, execute
 from flagdeploy.workflows.probe import probe
 
@@ -153,7 +153,7 @@ def _carry_out(
             checkpoint=deployment.model.checkpoint if engine.switch(deployment) else None,
             report=report,
         )
-        facts = replace(facts, native=operators.recorded(state / operators.FOLDER))
+        facts = replace(facts, native=native.recorded(state / native.FOLDER))
         run = Run.create(state, deployment.name, _secrets(deployment))
         plan = plan_serve(
             deployment, loaded.hosts, facts, engine, vendor, run.id, sys.executable, until, chosen

@@ -12,7 +12,6 @@ from proving_ground.image import Image
 
 from flagdeploy.errors import EngineError
 from flagdeploy.records.events import Event
-from flagdeploy.workflows.operators import Log, Seen, parse
 from flagdeploy.workflows.serve import Served, serve
 
 ROOT = Path(__file__).parents[2]
@@ -162,17 +161,6 @@ def test_processes_of_other_containers_do_not_count(fleet: Fleet, swapped: Serve
     """With the host's PID namespace every process is in sight."""
     served = swapped("honest", "container.pid=host")
     assert served.proof[0].startswith("rank 0: USE_FLAGGEMS=1 in 2 process(es);")
-
-
-def test_what_a_look_prints() -> None:
-    text = "P 1 tini \nV USE_FLAGGEMS=1\nP 7 VLLM::Worker \nU\nL 1700000000 12 /tmp/a b.log\n"
-    seen = parse(text + "O flag_gems.ops.mm.mm\nO flag_gems.ops.addmm\nO mm\n")
-    assert [(p.pid, p.name, dict(p.variables), p.readable) for p in seen.processes] == [
-        (1, "tini", {"USE_FLAGGEMS": "1"}, True),
-        (7, "VLLM::Worker", {}, False),
-    ]
-    assert seen.logs == (Log(1700000000.0, "/tmp/a b.log", frozenset({"mm", "addmm"})),)
-    assert parse("") == Seen()
 
 
 def test_a_plan_with_a_proof_is_plain_data() -> None:

@@ -13,7 +13,8 @@ from flagdeploy.errors import EngineError
 from flagdeploy.launchers.base import Result
 from flagdeploy.launchers.local import LocalLauncher
 from flagdeploy.plans.steps import CompareNative, ProveSwap, RecordNative, WaitReady
-from flagdeploy.workflows.operators import compare_native, prove, record_native, recorded
+from flagdeploy.workflows.native import compare_native, record_native, recorded
+from flagdeploy.workflows.operators import prove
 
 Answer = tuple[int, object] | None
 GOOD = (200, {"choices": [{"logprobs": {"tokens": ["4"], "token_logprobs": [-0.5]}}]})
