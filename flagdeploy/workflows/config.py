@@ -3,12 +3,13 @@ write FlagScale's."""
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from flagdeploy import engines
 from flagdeploy.config import keys, layers, references
 from flagdeploy.config import workspace as workspaces
 from flagdeploy.config.flagscale import exporting, importing
@@ -17,6 +18,7 @@ from flagdeploy.config.layers import Source
 from flagdeploy.config.load import Loaded, load, load_imported
 from flagdeploy.config.plain import plain
 from flagdeploy.config.yaml_file import KeyPath
+from flagdeploy.engines import operators
 from flagdeploy.errors import ConfigError, Problem, UsageError
 from flagdeploy.workflows import resolve
 
@@ -205,9 +207,23 @@ def export(
     workspace: str | None = None,
 ) -> Written:
     """Deployment `name` as FlagScale's files, below folder `to` or as texts only."""
-    exported = exporting.export(_loaded(name, variant, overrides, workspace))
+    loaded = _loaded(name, variant, overrides, workspace)
+    exported = exporting.export(_in_variables(loaded, workspaces.find(workspace)))
     _write(exported.files, to)
     return Written(exported.files, to, exported.notes)
+
+
+def _in_variables(loaded: Loaded, root: Path) -> Loaded:
+    """Choices of an operator library as the variables that the engine's build reads: FlagScale has
+    no other words for them."""
+    deployment, wanted = loaded.deployment, loaded.deployment.operators
+    if wanted.library == "none":
+        return loaded
+    table = engines.load(deployment.engine, root).table
+    env = {**operators.environment(table, deployment), **deployment.container.env}
+    said = replace(wanted, include=None, exclude=[], config={})
+    container = replace(deployment.container, env=env)
+    return replace(loaded, deployment=replace(deployment, operators=said, container=container))
 
 
 def _write(files: Mapping[str, str], folder: Path | None) -> None:

@@ -190,3 +190,16 @@ def test_an_export_names_what_has_no_place(tmp_path: Path) -> None:
     assert refused.exit_code == 2
     assert "pytorch: FlagScale serves with vllm, sglang and llama_cpp" in refused.stderr
     assert config("export", "deepseek_r1", "--format", "x").exit_code == 2
+
+
+def test_an_export_carries_the_choice_of_operators(tmp_path: Path) -> None:
+    choice = "{library: flaggems, build: plugin, exclude: [mm, mul], config: {strict: true}}"
+    words = ("deepseek_r1", "vllm_fp8_h200", f"operators={choice}", "--to", str(tmp_path))
+    assert "operators" not in config("export", *words).stderr
+    made = yaml.safe_load((tmp_path / "conf" / "serve.yaml").read_text())
+    assert made["experiment"]["envs"] == {
+        "USE_FLAGGEMS": "1",
+        "VLLM_PLUGINS": "fl",
+        "VLLM_FL_FLAGOS_BLACKLIST": "mm,mul",
+        "VLLM_FL_STRICT": "1",
+    }
