@@ -18,7 +18,7 @@ OVERRIDES = [
     "endpoint.api_key=${env:FLAGDEPLOY_API_KEY}",
 ]
 
-pytestmark = [pytest.mark.fleet, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.fleet, pytest.mark.timeout(1800)]
 
 
 def assert_unseen(user: User, fleet: Fleet) -> None:
@@ -56,7 +56,8 @@ def test_vllm_over_two_hosts(user: User, fleet: Fleet, vllm_environment: Image) 
     assert [len(containers(host)) for host in fleet] == [1, 1]
     assert_unseen(user, fleet)
 
-    verdict = user.runs("compare", NAME, "--baseline", "h200")
+    # two ranks that spin while they wait for each other share two cores with other tests
+    verdict = user.runs("compare", NAME, "--baseline", "h200", "--early")
     print(verdict)
     assert verdict.startswith("PASS")
 
