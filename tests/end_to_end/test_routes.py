@@ -244,6 +244,7 @@ def in_vllm(
     assert done.returncode == 0, done.stderr
     results = {one["name"]: one for one in map(json.loads, done.stdout.splitlines())}
     for name in PLACES:
+        assert "error" not in results[f"{name}, places"], results[f"{name}, places"]
         results[f"{name}, places"]["tensors"] = torch.load(root / f"{name}.pt")
     return results
 

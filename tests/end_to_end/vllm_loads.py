@@ -66,6 +66,7 @@ def answers(task: dict[str, Any]) -> dict[str, Any]:
 
 def places(task: dict[str, Any]) -> dict[str, Any]:
     import torch
+    from vllm import _custom_ops
     from vllm.model_executor.layers.fused_moe.modular_kernel import FusedMoEExperts
     from vllm.model_executor.model_loader import base_loader
 
@@ -75,6 +76,8 @@ def places(task: dict[str, Any]) -> dict[str, Any]:
 
     supported = FusedMoEExperts.is_supported_config, torch.cpu._is_amx_tile_supported
     process = base_loader.process_weights_after_loading
+    compiled = _custom_ops._supports_cpu_fp8_w8a16  # not for CPUs without AVX-512
+    _custom_ops._supports_cpu_fp8_w8a16 = True
     FusedMoEExperts.is_supported_config = staticmethod(lambda *_: (True, None))
     torch.cpu._is_amx_tile_supported = lambda: True
     base_loader.process_weights_after_loading = filled
@@ -85,6 +88,7 @@ def places(task: dict[str, Any]) -> dict[str, Any]:
     finally:
         FusedMoEExperts.is_supported_config, torch.cpu._is_amx_tile_supported = supported
         base_loader.process_weights_after_loading = process
+        _custom_ops._supports_cpu_fp8_w8a16 = compiled
     raise RuntimeError("vLLM loaded it without its loader")
 
 
