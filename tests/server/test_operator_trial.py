@@ -1,18 +1,17 @@
 """What a server makes of finite logits is judged, also where that is nothing."""
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from flagdeploy.server import logprobs  # noqa: E402
-from flagdeploy.server.operator_trial import Scores  # noqa: E402
+from flagdeploy.server import logprobs
+from flagdeploy.server.operator_trial import Scores
 
 
-def not_a_number(logits: "torch.Tensor", dim: int, keepdim: bool = False) -> "torch.Tensor":
+def not_a_number(logits: torch.Tensor, dim: int, keepdim: bool = False) -> torch.Tensor:
     return torch.full_like(logits[:, :1] if keepdim else logits[:, 0], torch.nan)
 
 
-def off_by(logits: "torch.Tensor") -> dict[str, object]:
+def off_by(logits: torch.Tensor) -> dict[str, object]:
     scores = Scores()
     scores.take(logits)
     return scores.off_by(logits.numpy())
