@@ -71,10 +71,14 @@ def put(
 ) -> Mapping[str, Any]:
     """Make `target` a worktree of `repository` with the patches; the record of it.
 
-    All patches are checked first. Raises PatchError, and then `target` is as it was.
+    All patches are checked first. Where they are in place `before`, only what a run that was cut
+    off left beside them is cleared. Raises PatchError, and then `target` is as it was.
     """
     git = Git(machine, repository)
     target = posixpath.normpath(target)
+    if before.state == "applied":
+        settle(machine, target)
+        return before.record
     made = patched(git, patch_set, patches)
     commit = _commit(git, patch_set, keep(git, patch_set, patches, made.base_tree))
     record = {
@@ -99,9 +103,13 @@ def put(
 def take_back(machine: Machine, target: str, before: Worktree) -> Mapping[str, Any]:
     """Make `target` the base again, of which its record tells; the new record.
 
-    Files that git ignores (what was built there) are kept. Raises PatchError, and then `target` is
-    as it was.
+    Files that git ignores (what was built there) are kept. Where it is the base `before`, only what
+    a run that was cut off left beside it is cleared. Raises PatchError, and then `target` is as it
+    was.
     """
+    if before.state == "reverted":
+        settle(machine, target)
+        return before.record
     git = Git(machine, target)
     record = {**before.record, "state": "reverted", "time": _now()}
     names = [f"{record[name]}^{{tree}}" for name in ("base", "commit")]

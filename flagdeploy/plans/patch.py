@@ -18,16 +18,18 @@ def plan_apply(
 ) -> Step:
     """One step that makes `worktree`, or a Skip where it holds this set already, untouched.
 
-    Raises PatchError with the reason when something else lies there: nothing is overwritten.
+    Where a run was cut off after its work was in place, the step only clears what it left. Raises
+    PatchError with the reason when something else lies there: nothing is overwritten.
     """
-    if found.state == "applied" and found.record["digest"] == patch_set.digest:
-        _require_untouched(worktree, found)
-        return Skip(host, STAGE, f"{patch_set} is in place in {worktree}")
     if found.state == "applied":
-        raise PatchError(
-            f"{worktree} holds {found.record['set']}, not {patch_set} as it is now",
-            f"flagdeploy patch revert {worktree}",
-        )
+        if found.record["digest"] != patch_set.digest:
+            raise PatchError(
+                f"{worktree} holds {found.record['set']}, not {patch_set} as it is now",
+                f"flagdeploy patch revert {worktree}",
+            )
+        _require_untouched(worktree, found)
+        if not found.unfinished:
+            return Skip(host, STAGE, f"{patch_set} is in place in {worktree}")
     if found.state == "foreign":
         raise PatchError(
             f"{worktree} is there, and `patch apply` did not make it: nothing of yours is touched",
@@ -41,7 +43,7 @@ def plan_apply(
     return ApplyPatches(
         host=host,
         stage=STAGE,
-        why=f"apply {patch_set}",
+        why=f"{'finish applying' if found.state == 'applied' else 'apply'} {patch_set}",
         set=patch_set.name,
         folder=str(patch_set.folder),
         component=patch_set.component,
@@ -58,7 +60,7 @@ def require_revertible(worktree: str, found: Worktree) -> None:
         raise PatchError(f"{worktree}: there is no such folder, so nothing is applied")
     if found.state == "foreign":
         raise PatchError(f"{worktree}: `patch apply` did not make it: nothing to revert")
-    if found.state == "reverted":
+    if found.state == "reverted" and not found.unfinished:
         raise PatchError(f"{worktree}: {found.record['set']} is reverted already")
     _require_untouched(worktree, found)
 

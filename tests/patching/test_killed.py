@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from flagdeploy.errors import PatchError
 from flagdeploy.workflows import patch
 from patching.killing import killed, programs
-from patching.place import Place
+from patching.place import Place, look_at
 
 WORDS = {
     "absent": "nothing is applied",
@@ -54,15 +55,30 @@ class Site:
         undo: Callable[[], Any],
     ) -> list[str]:
         """The states that a kill before each command leaves, until one run comes to its end."""
-        states = []
+        states, finished = [], 0
         for last in range(1, 200):
             assert self.state() == old
             if not killed(work, arguments, self.counting, last):
+                assert finished
                 return states
             states.append(self.state())
             if states[-1] != old:
+                finished += self.finish(work, arguments)
                 undo()
         raise AssertionError("it never came to its end")
+
+    def finish(self, work: Callable[..., Any], arguments: tuple[Any, ...]) -> bool:
+        """The same work again clears what the run that was killed left beside its new state, if
+        it left anything."""
+        before, (said,) = self.state(), patch.status([self.target])
+        left = bool(said.found.unfinished)
+        if left:
+            assert work(*arguments).record == said.found.record
+            assert self.state() == before
+        assert look_at(self.place.target).unfinished == ()
+        with pytest.raises(PatchError, match="already"):
+            work(*arguments)
+        return left
 
 
 @pytest.fixture

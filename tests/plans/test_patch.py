@@ -68,6 +68,13 @@ def test_every_host_that_needs_it_is_patched_before_a_rank_starts() -> None:
     assert found.to_json()
 
 
+def test_what_a_run_that_was_cut_off_left_beside_the_patches_is_cleared() -> None:
+    cut_off = replace(IN_PLACE, unfinished=("/srv/vllm-mlu.flagdeploy-unfinished-abcdefgh",))
+    steps = patch_steps(plan(dict.fromkeys(HOSTS, IN_PLACE) | {HOSTS[1]: cut_off}))
+    assert [type(step) for step in steps] == [Skip, ApplyPatches, Skip, Skip]
+    assert steps[1].why == f"finish applying {SET.name}"
+
+
 def test_in_place_everywhere_is_a_plan_of_skips() -> None:
     steps = patch_steps(plan(dict.fromkeys(HOSTS, IN_PLACE)))
     assert {type(step) for step in steps} == {Skip}
