@@ -1,7 +1,11 @@
 """A swap of operators is proven inside of real containers, or what was started is stopped."""
 
 import json
+import os
 import shutil
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -161,6 +165,30 @@ def test_processes_of_other_containers_do_not_count(fleet: Fleet, swapped: Serve
     """With the host's PID namespace every process is in sight."""
     served = swapped("honest", "container.pid=host")
     assert served.proof[0].startswith("rank 0: USE_FLAGGEMS=1 in 2 process(es);")
+
+
+STAGES = ["native-start-0", "native-wait", "native-record", "native-stop-0", "start-0", "wait"]
+
+
+@pytest.mark.fleet
+@pytest.mark.parametrize("stage", [*STAGES, "prove", "prove-outputs"])
+def test_ctrl_c_on_the_way_leaves_nothing_that_runs(
+    fleet: Fleet, swapped: Serve, stage: str
+) -> None:
+    pressed = threading.Event()
+
+    def listen(event: Event) -> None:
+        if event.stage == stage and not pressed.is_set():
+            pressed.set()
+            threading.Timer(0.05, os.kill, [os.getpid(), signal.SIGINT]).start()
+            if stage == "prove-outputs":  # the last step, and over sooner than that
+                time.sleep(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        swapped("honest", report=listen)
+    assert pressed.is_set()
+    assert left(fleet) == []
+    assert swapped("honest").proof[1] == "outputs differ from native ones on 3 of 3 prompts"
 
 
 def test_a_plan_with_a_proof_is_plain_data() -> None:
