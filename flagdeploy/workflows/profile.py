@@ -10,8 +10,9 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from flagdeploy.config.launch import Running
 from flagdeploy.errors import EngineError, FlagdeployError, HostError, UsageError
@@ -27,6 +28,7 @@ NOT_FOUND = (126, 127)
 PIECE = 16 << 20  # bytes of a trace fetched at once
 SCAN_TIMEOUT_S = 600.0  # thousands of source files on a slow disk
 FETCH_TIMEOUT_S = 120.0
+GIVING_UP_S = 60.0  # for an engine to end a profile that is of no use
 QUIET_S = 2.0  # a trace that grew no more for so long is whole
 
 
@@ -90,12 +92,13 @@ def profile(
     by_rank = {str(place.rank.rank): place for place in places}
     before = each(by_rank, Place.listed)
     report(Event("profile", "profiling"))
-    _post(endpoint, "/start_profile", timeout_s)
     try:
+        _post(endpoint, "/start_profile", timeout_s)
         ask()
     except BaseException:
-        with suppress(FlagdeployError):  # what `ask` raises is the cause
-            _post(endpoint, "/stop_profile", timeout_s)
+        # An engine that answers too late has begun all the same.
+        with suppress(FlagdeployError):  # what was raised is the cause
+            _post(endpoint, "/stop_profile", GIVING_UP_S)
         raise
     report(Event("profile", "the engine writes its traces"))
     _post(endpoint, "/stop_profile", timeout_s)
@@ -181,8 +184,8 @@ def _written(
 def _fetched(place: Place, files: Mapping[str, int], to: Path, report: Report) -> list[Path]:
     paths = []
     for name, size in files.items():
-        # The name is the engine's: it becomes one name in a folder of ours.
-        path = to / "-".join([f"rank{place.rank.rank}", *PurePosixPath(name).parts])
+        # The name is the engine's, with its folders: it becomes one name in a folder of ours.
+        path = to / f"rank{place.rank.rank}-{quote(name, safe='')}"
         with path.open("xb") as file:
             while file.tell() < size:
                 request = {"folder": place.folder, "file": name, "offset": file.tell()}

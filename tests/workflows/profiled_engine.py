@@ -2,7 +2,8 @@
 
 profiled_engine.py PORT FOLDER HOW. Each request launches kernels; a profile holds those of the
 requests that it saw, one trace for it and an empty one for the front end. HOW is ``good``,
-``silent`` (writes nothing), ``fails`` (refuses requests while it profiles) or ``off``.
+``silent`` (writes nothing), ``fails`` (refuses requests while it profiles), ``late`` (takes a while
+to begin) or ``off``.
 """
 
 import gzip
@@ -27,6 +28,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.path == "/start_profile" and self.how != "off":
             assert body == {"with_stack": False}
             Handler.events = []
+            time.sleep(1.5 if self.how == "late" else 0)
             self.answer(200, b"")
         elif self.path == "/stop_profile" and self.how != "off":
             self.write()
@@ -62,11 +64,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def write(self) -> None:
         assert self.events is not None
         if self.how != "silent":
-            self.folder.mkdir(exist_ok=True)
             stamp = time.time_ns()
-            for name, events in {"rank0": self.events, "async_llm": []}.items():
+            for name, events in {"llm/rank0": self.events, "llm-rank0": []}.items():
                 trace = {"deviceProperties": [{"name": "Test device"}], "traceEvents": events}
                 path = self.folder / f"{name}.{stamp}.pt.trace.json.gz"
+                path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(gzip.compress(json.dumps(trace).encode()))
         Handler.events = None
 

@@ -177,6 +177,13 @@ def test_a_failed_request_ends_it_and_the_profiler(serve: Serve, tmp_path: Path)
     assert list((tmp_path / "traces").iterdir())  # it was stopped
 
 
+def test_a_profile_that_begins_too_late_is_ended(serve: Serve, tmp_path: Path) -> None:
+    serve("late")
+    with pytest.raises(EngineError, match="/start_profile: timed out"):
+        of_deployment(NAME, Asking(requests=1, warm_up=0), timeout_s=0.5)
+    assert list((tmp_path / "traces").iterdir())
+
+
 def test_an_engine_that_dies_is_told_by_the_requests(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
