@@ -47,18 +47,30 @@ class Found:
 
 def look(folder: Path, identity: Mapping[str, Any]) -> Found:
     """Say what `folder` holds; reads its marks only."""
-    for name, ours in ((UNFINISHED, "resume"), (RECORD, "complete")):
-        if (folder / name).is_file():
-            mark = read_json(folder / name)
-            same = mark.get("identity") == dict(identity)
-            state: State = "other" if not same else "resume" if ours == "resume" else "complete"
-            return Found(state, mark)
+    if found := _marked(folder, identity):
+        return found
     if folder.exists() and not folder.is_dir():
         return Found("foreign", {})
     # A process killed while it wrote its first mark leaves only the beginning of that mark.
     if folder.is_dir() and not all(_is_begun_mark(path.name) for path in folder.iterdir()):
-        return Found("foreign", {})
+        # What is there may have come, after its mark, from a rank that began just now.
+        return _marked(folder, identity) or Found("foreign", {})
     return Found("new", {})
+
+
+def _marked(folder: Path, identity: Mapping[str, Any]) -> Found | None:
+    """What the marks of `folder` say, None when it has none."""
+    states: dict[str, State] = {UNFINISHED: "resume", RECORD: "complete"}
+    for name, state in states.items():
+        if (path := folder / name).is_file():
+            try:
+                mark = read_json(path)
+            except CheckpointError:
+                if path.exists():
+                    raise
+                continue  # completed meanwhile: the record is there by now
+            return Found(state if mark.get("identity") == dict(identity) else "other", mark)
+    return None
 
 
 def _is_begun_mark(name: str) -> bool:

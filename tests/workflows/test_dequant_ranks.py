@@ -10,8 +10,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -85,6 +87,30 @@ def test_all_at_once(source: Path, tmp_path: Path) -> None:
     assert sum(result.shards_written for result in results) == 6
     assert sum(result.outcome == "converted" for result in results) == 1
     assert contents(tmp_path / "out") == expected
+
+
+def test_what_a_rank_does_while_another_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It begins between the look for marks and the listing; it completes before a mark is read."""
+    identity = {"kind": "dequant"}
+    iterdir, read_json = Path.iterdir, ownership.read_json
+
+    def begun_meanwhile(folder: Path) -> Iterator[Path]:
+        ownership.note(folder, identity, {})
+        (folder / RANKS).mkdir()
+        return iterdir(folder)
+
+    def completed_meanwhile(path: Path) -> dict[str, Any]:
+        if path.name == UNFINISHED:
+            ownership.complete(tmp_path, identity, {})
+        return read_json(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "iterdir", begun_meanwhile)
+        assert ownership.look(tmp_path, identity).state == "resume"
+    monkeypatch.setattr(ownership, "read_json", completed_meanwhile)
+    assert ownership.look(tmp_path, identity).state == "complete"
 
 
 def test_each_says_what_it_did_and_what_is_missing(source: Path, tmp_path: Path) -> None:
