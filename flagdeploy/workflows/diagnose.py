@@ -88,6 +88,11 @@ CAUSES = (
         "flagdeploy dequant NAME, and model.checkpoint names what it wrote",
     ),
     _cause(
+        "vLLM's MLA kernels for AMX",
+        r"expect weight to be bfloat16, float16, int8",
+        "they compute in BF16 only: model.dtype=bfloat16, or engine_args.attention_backend=CPU_MLA",
+    ),
+    _cause(
         "driver or device",
         r"no NVIDIA driver|driver version is insufficient|no CUDA-capable device"
         r"|forward compatibility was attempted|system not yet initialized|NVMLError"

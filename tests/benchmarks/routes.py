@@ -215,8 +215,9 @@ def vllm(folder: Path, route: str, port: int, threads: int) -> tuple[list[str], 
     command += ["--port", str(port), "--max-num-seqs", str(WIDTH), "--enforce-eager"]
     command += ["--max-model-len", str(settings["limits"]["context_length"])]
     command += ["--dtype", DTYPE.get(route, settings["model"]["dtype"])]
-    compilation = settings["engine_args"]["compilation_config"]
-    command += ["--compilation-config", json.dumps(compilation)]
+    for name, value in settings["engine_args"].items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        command += [f"--{name.replace('_', '-')}", text]
     environment = vllm_variables(venv) | {
         "PATH": f"{venv}/bin:{os.environ['PATH']}",
         "OMP_NUM_THREADS": str(threads),

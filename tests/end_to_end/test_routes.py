@@ -213,6 +213,7 @@ def reasons() -> dict[str, str]:
     if "amx_tile" not in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
         return REASONS
     known = {name: reason for name, reason in REASONS.items() if reason != NO_FP8}
+    del known["gpt-oss"]  # AMX has a kernel for it
     return known | {"w4afp8 for vllm": NO_W4A8}
 
 
@@ -267,7 +268,7 @@ def task(name: str, folder: Path, items: Sequence[Item]) -> dict[str, Any]:
         "name": name,
         "folder": str(folder),
         "dtype": dtypes.get(name, settings["model"]["dtype"]),
-        "compilation": settings["engine_args"]["compilation_config"],
+        "engine_args": settings["engine_args"],
         "prompts": [item.messages[0]["content"] for item in items],
         "max_tokens": 160,
     }

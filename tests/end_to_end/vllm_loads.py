@@ -3,8 +3,8 @@
     python vllm_loads.py < TASKS > RESULTS        (the interpreter that has vLLM)
 
 A task is a line of JSON: `name`, `folder`, `dtype`, `prompts` (user turns), `max_tokens` and
-`compilation` (vLLM's compilation config). Its result, a line too: `name` and `texts` of the greedy
-answers, or `error`, the reason why vLLM does not load it.
+`engine_args` (more of vLLM's). Its result, a line too: `name` and `texts` of the greedy answers, or
+`error`, the reason why vLLM does not load it.
 
 A task with `places`, a path, asks no kernel whether it can run here; the model is left as vLLM's
 loader filled it, before a kernel repacks it, and is saved at that path by vLLM's names.
@@ -51,7 +51,7 @@ def engine(task: dict[str, Any]) -> Any:
         enforce_eager=True,
         max_model_len=512,
         max_num_seqs=64,
-        compilation_config=task["compilation"],
+        **task["engine_args"],
     )
 
 

@@ -44,6 +44,8 @@ SEEN = {
     "ModuleNotFoundError: No module named 'torch'": "pytorch engine not installed",
     "ERROR /m/config.json: the checkpoint is quantized (fp8); the pytorch engine computes on plain "
     "weights": "quantized checkpoint",
+    "RuntimeError: expect weight to be bfloat16, float16, int8, fp8_e4m3 or uint8(mxfp4 or "
+    "int4).": "vLLM's MLA kernels for AMX",
     "ImportError: /x.so: undefined symbol: _ZN3c10": "missing module",
     "sh: 1: vllm: not found": "program not found",
     "PermissionError: [Errno 13] Permission denied: '/root/.cache'": "no permission",
