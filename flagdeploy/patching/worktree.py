@@ -23,6 +23,8 @@ from flagdeploy.patching.trees import Patch, keep, patched
 RECORD = "flagdeploy-patch.json"
 SCHEMA = 1
 _UNFINISHED = ".flagdeploy-unfinished-"
+# Whatever the user's configuration hides.
+_STATUS = ("status", "--porcelain=v1", "-z", "--untracked-files=all", "--ignore-submodules=none")
 _SHOWN = 5
 
 
@@ -39,9 +41,7 @@ def look(machine: Machine, target: str) -> Worktree:
     record = None if done.exit_code or up else _recorded(machine, target, folder)
     if record is None:
         return Worktree("foreign", unfinished=left)
-    status = git.output(
-        "--no-optional-locks", "status", "--porcelain=v1", "-z", "--untracked-files=all"
-    )
+    status = git.output("--no-optional-locks", *_STATUS)
     changes = [os.fsdecode(entry).strip() for entry in status.split(b"\0") if entry]
     return Worktree(record["state"], record, head, tuple(changes[:_SHOWN]), left)
 
@@ -79,6 +79,8 @@ def put(
     if before.state == "applied":
         settle(machine, target)
         return before.record
+    if before.state == "reverted":
+        _require_empty_submodules(Git(machine, target))
     made = patched(git, patch_set, patches)
     commit = _commit(git, patch_set, keep(git, patch_set, patches, made.base_tree))
     record = {
@@ -111,6 +113,7 @@ def take_back(machine: Machine, target: str, before: Worktree) -> Mapping[str, A
         settle(machine, target)
         return before.record
     git = Git(machine, target)
+    _require_empty_submodules(git)
     record = {**before.record, "state": "reverted", "time": _now()}
     names = [f"{record[name]}^{{tree}}" for name in ("base", "commit")]
     trees = git.text("rev-parse", *names).split()
@@ -206,10 +209,33 @@ def _require_nothing_of_value(machine: Machine, old: str, admin: str) -> None:
     and a file may have had no place to be carried over to."""
     if machine.run(["test", "-e", f"{admin}/{RECORD}"]).exit_code:
         return
-    status = ("status", "--porcelain=v1", "-z", "--untracked-files=all", "--ignored")
-    if found := os.fsdecode(Git(machine, old).output(*status)).split("\0")[0]:
+    git = Git(machine, old)
+    # A submodule's own repository has lost its way here, so git would only fail.
+    status = (*_STATUS[:-1], "--ignore-submodules=all", "--ignored")
+    found = os.fsdecode(git.output(*status)).split("\0")[0] or _filled_submodule(git)
+    if found:
         what = f"{old} was replaced and is kept: it holds what is nowhere else ({found.strip()})"
         raise PatchError(what, "take what you need, then remove it")
+
+
+def _require_empty_submodules(git: Git) -> None:
+    """Git says nothing of files in the folder of a submodule, and one that is checked out does not
+    outlive that its worktree is moved; so git-worktree(1) refuses to move or remove it too."""
+    if path := _filled_submodule(git):
+        what = f"{git.folder} has files in {path}, a submodule: they would be lost"
+        hint = f"move them elsewhere, or git -C {git.folder} submodule deinit -- {path}"
+        raise PatchError(what, hint)
+
+
+def _filled_submodule(git: Git) -> str:
+    """A submodule with anything in its folder, empty if there is none."""
+    for entry in git.output("ls-files", "--stage", "-z").split(b"\0"):
+        facts, _, name = entry.partition(b"\t")
+        if facts.startswith(b"160000 "):
+            listing = ["find", f"{git.folder}/{os.fsdecode(name)}", "-mindepth", "1", "-print0"]
+            if git.machine.run([*listing, "-quit"]).stdout:
+                return os.fsdecode(name)
+    return ""
 
 
 def _beside(machine: Machine, target: str) -> tuple[bool, tuple[str, ...]]:
