@@ -241,7 +241,7 @@ def _filled_submodule(git: Git) -> str:
 def _beside(machine: Machine, target: str) -> tuple[bool, tuple[str, ...]]:
     """Is there a `target`, and folders beside it that hold what is unfinished or replaced."""
     parent, name = posixpath.split(target)
-    listing = ["find", parent, "-mindepth", "1", "-maxdepth", "1", "-print0"]
+    listing = ["find", "-H", parent, "-mindepth", "1", "-maxdepth", "1", "-print0"]
     paths = os.fsdecode(machine.run(listing).stdout).split("\0")
     names = [posixpath.basename(path) for path in paths]
     left = sorted(other for other in names if other.startswith(f"{name}{_UNFINISHED}"))
