@@ -18,6 +18,7 @@ from flagdeploy.config.facts import Worktree
 from flagdeploy.config.patch_set import PatchSet
 from flagdeploy.errors import PatchError
 from flagdeploy.patching.git import Git, Here, Machine, command
+from flagdeploy.patching.names import shown
 from flagdeploy.patching.trees import Patch, keep, patched
 
 RECORD = "flagdeploy-patch.json"
@@ -42,7 +43,7 @@ def look(machine: Machine, target: str) -> Worktree:
     if record is None:
         return Worktree("foreign", unfinished=left)
     status = git.output("--no-optional-locks", *_STATUS)
-    changes = [os.fsdecode(entry).strip() for entry in status.split(b"\0") if entry]
+    changes = [shown(os.fsdecode(entry).strip()) for entry in status.split(b"\0") if entry]
     return Worktree(record["state"], record, head, tuple(changes[:_SHOWN]), left)
 
 
@@ -212,9 +213,9 @@ def _require_nothing_of_value(machine: Machine, old: str, admin: str) -> None:
     git = Git(machine, old)
     # A submodule's own repository has lost its way here, so git would only fail.
     status = (*_STATUS[:-1], "--ignore-submodules=all", "--ignored")
-    found = os.fsdecode(git.output(*status)).split("\0")[0] or _filled_submodule(git)
-    if found:
-        what = f"{old} was replaced and is kept: it holds what is nowhere else ({found.strip()})"
+    entry = os.fsdecode(git.output(*status)).split("\0")[0].strip()
+    if found := shown(entry) or _filled_submodule(git):
+        what = f"{old} was replaced and is kept: it holds what is nowhere else ({found})"
         raise PatchError(what, "take what you need, then remove it")
 
 
@@ -234,7 +235,7 @@ def _filled_submodule(git: Git) -> str:
         if facts.startswith(b"160000 "):
             listing = ["find", f"{git.folder}/{os.fsdecode(name)}", "-mindepth", "1", "-print0"]
             if git.machine.run([*listing, "-quit"]).stdout:
-                return os.fsdecode(name)
+                return shown(os.fsdecode(name))
     return ""
 
 
