@@ -69,7 +69,12 @@ class Checkout:
         if not self.commit:
             return [(self.folder / name).read_bytes() for name in names]
         wanted = "".join(f"{self.commit}:{name}\n" for name in names)
-        return _batch(self.git.output("cat-file", "--batch", stdin=os.fsencode(wanted)))
+        found = _batch(self.git.output("cat-file", "--batch", stdin=os.fsencode(wanted)))
+        for name, content in zip(names, found, strict=True):
+            if content is None:  # named by its tree, but the object is not there
+                what = f"{self.folder} lacks {name} of commit {self.commit}"
+                raise PatchError(what, "use a clone without --filter, or one that can fetch")
+        return [content for content in found if content is not None]
 
     def yaml(self, name: str) -> dict[str, Any]:
         text = self.contents([name])[0].decode(errors="replace")
@@ -77,11 +82,17 @@ class Checkout:
         return data
 
 
-def _batch(output: bytes) -> list[bytes]:
-    """``OBJECT blob SIZE``, the content and a newline for each (git-cat-file(1))."""
-    found, at = [], 0
+def _batch(output: bytes) -> list[bytes | None]:
+    """``OBJECT blob SIZE``, the content and a newline for each, or ``OBJECT missing``
+    (git-cat-file(1))."""
+    found: list[bytes | None] = []
+    at = 0
     while at < len(output):
         end = output.index(b"\n", at)
+        if output[at:end].endswith(b" missing"):
+            found.append(None)
+            at = end + 1
+            continue
         size = int(output[at:end].split()[-1])
         found.append(output[end + 1 : end + 1 + size])
         at = end + size + 2
