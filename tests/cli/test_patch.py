@@ -286,6 +286,13 @@ def test_a_process_that_is_killed(place: Place, seconds: float) -> None:
     assert (found["state"], found["unfinished"]) == ("applied", [])
 
 
+def test_a_whole_name_is_one_set(place: Place) -> None:
+    longer = place.add(f"demo@{place.base[:14]}", {"1.patch": ERRORS["sound"].encode()})
+    assert place.run("check", f"acme/{place.set.name}").exit_code == 0
+    assert place.run("check", f"acme/{longer.name}").exit_code == 0
+    assert "could be" in place.run("check", "acme/demo").stderr
+
+
 def test_a_run_that_was_cut_off_is_told_and_cleared(place: Place) -> None:
     left = place.worktree.with_name(f"{place.worktree.name}.flagdeploy-unfinished-abcdefgh")
     left.mkdir(parents=True)
