@@ -121,6 +121,14 @@ MODEL = {"engine_args": {"model": "/m"}}
          "`m`: name an absolute path, or ORGANISATION/MODEL of the hub"),
         ({}, {"engine_args": {"model": "${oc.env:NOT_SET}"}}, "conf/serve/task.yaml:4: "
          "serve.0.engine_args.model: the environment variable NOT_SET is not set"),
+        ({"envs": {"HF_TOKEN": "${oc.env:HF_TOKEN,''}"}}, {}, "conf/serve.yaml:9: experiment.envs."
+         "HF_TOKEN: HF_TOKEN looks like a secret: write ${oc.env:NAME} for the whole value, "
+         "without a default"),
+        ({"envs": {"X": "Bearer ${oc.env:HF_TOKEN}"}}, {}, "conf/serve.yaml:9: experiment.envs.X: "
+         "HF_TOKEN looks like a secret: write ${oc.env:NAME} for the whole value, without a "
+         "default"),
+        ({"envs": {"X": "${oc.env:X,022}"}}, {}, "conf/serve.yaml:9: experiment.envs.X: `022` would"
+         " be read as the octal number 18: drop the zero, or quote it"),
         ({"runner": {"deploy": {"prefill_decode_disaggregation": True}}}, {}, "conf/serve.yaml:10: "
          "experiment.runner.deploy.prefill_decode_disaggregation: prefill and decode on separate "
          "instances are not supported"),
@@ -144,6 +152,16 @@ def test_a_backslash_before_an_interpolation_is_read_as_hydra_does(tmp_path: Pat
     [spec] = specs(loaded(write(tmp_path, {"envs": envs}, MODEL)))
     values = (spec.env["X"], spec.env["Y"], spec.env["Z"])
     assert values == ("C:\\made\\n", "${experiment.exp_name}", "\\${a")
+
+
+def test_a_variable_within_a_text_is_read_as_hydra_does(tmp_path: Path) -> None:
+    envs = {"X": "a-${oc.env:PART}-b", "Y": "${experiment.envs.Z}:c", "Z": "${oc.env:PART}"}
+    folder = write(tmp_path, {"envs": envs}, MODEL)
+    environ = {"PART": "1 2"}
+    found = loaded(folder, environ=environ).deployment.container.env
+    assert (found["X"], found["Y"]) == ("a-1 2-b", "1 2:c")
+    told = [str(note.what) for note in imported(folder, environ=environ).notes]
+    assert "PART is `1 2`, from the environment, and stays so" in told
 
 
 def refused(folder: Path) -> str:

@@ -17,6 +17,9 @@ REFUSED = {
     "model": "name an absolute path, or ORGANISATION/MODEL of the hub",
     "num_replicas": "one deployment is one replica: use data_parallel_size",
     "secret": "looks like a secret written out: write ${oc.env:NAME}",
+    "secret elsewhere": "looks like a secret, which may stand only in envs",
+    "part of a secret": "looks like a secret: write ${oc.env:NAME} for the whole value, without a "
+    "default",
     "hostfile": "not found beside the file or in a folder above it: give --hosts FILE",
     "types": "one deployment runs on one type of device, but the hostfile has several",
 }
