@@ -117,6 +117,12 @@ MODEL = {"engine_args": {"model": "/m"}}
          "`${experiment.exp_dir}/x` leads back to itself"),
         ({}, {"engine_args": {"model": "/m", "port": "http"}}, "conf/serve/task.yaml:5: "
          "serve.0.engine_args.port: `http`: a whole number is expected"),
+        ({}, {"engine_args": {"model": "/m", "enable_expert_parallel": "on"}}, "conf/serve/task"
+         ".yaml:5: serve.0.engine_args.enable_expert_parallel: `on`: true or false is expected"),
+        ({"runner": {"cli_args": {"engine_args": "port=1"}}}, {}, "conf/serve.yaml:10: experiment."
+         "runner.cli_args.engine_args: `port=1`: a JSON object is expected"),
+        ({"runner": {"deploy": {"port": 65536}}}, {}, "conf/serve.yaml:10: experiment.runner."
+         "deploy.port: `65536`: a port is a number up to 65535"),
         ({}, {"engine_args": {"model": "m"}}, "conf/serve/task.yaml:4: serve.0.engine_args.model: "
          "`m`: name an absolute path, or ORGANISATION/MODEL of the hub"),
         ({}, {"engine_args": {"model": "${oc.env:NOT_SET}"}}, "conf/serve/task.yaml:4: "
@@ -234,6 +240,54 @@ def test_each_engine_has_flagscales_order_of_precedence(tmp_path: Path) -> None:
         assert found.deployment.limits.max_num_seqs == wins
         assert any("as in FlagScale" in note.what and place in note.what
                    for note in imported(folder).notes)  # fmt: skip
+
+
+def told(folder: Path) -> list[str]:
+    return [str(note).replace(f"{folder}/", "") for note in imported(folder).notes]
+
+
+def test_what_flagscales_command_line_sets_is_a_part_of_engine_args(tmp_path: Path) -> None:
+    """`flagscale serve NAME --port 1 --model-path ORG/M --engine-args '{...}'`, which it merges
+    into `engine_args`: SGLang's own arguments still win over them."""
+    given = {"port": 1, "model_path": "org/m", "engine_args": '{"max-num-seqs": 4}'}
+    experiment = {"runner": {"cli_args": given, "deploy": {"port": 2}}}
+    args: dict[str, Any] = {"engine_args": {"model": "/m", "max_num_seqs": 3, "port": 3}}
+    found = loaded(write(tmp_path, experiment, args)).deployment
+    assert (found.model.repo, found.model.checkpoint) == ("org/m", "")
+    assert (found.endpoint.port, found.limits.max_num_seqs) == (1, 4)
+    args |= {"engine": "sglang", "engine_args_specific": {"sglang": {"max_num_seqs": 5, "port": 6}}}
+    found = loaded(write(tmp_path, experiment, args)).deployment
+    assert (found.endpoint.port, found.limits.max_num_seqs) == (6, 5)
+
+
+def test_the_old_place_of_deploy_is_put_over_the_new_one(tmp_path: Path) -> None:
+    both = {"deploy": {"port": 1}, "runner": {"deploy": {"port": 2, "use_fs_serve": False}}}
+    folder = write(tmp_path, both, MODEL)
+    assert loaded(folder).deployment.endpoint.port == 1
+    said = "conf/serve.yaml:11: experiment.runner.deploy: not used: FlagScale puts "
+    assert f"{said}experiment.deploy in its place" in told(folder)
+
+
+@pytest.mark.parametrize(
+    ("engine", "common", "specific", "note"),
+    [
+        ("vllm", {"enable_prefix_caching": True}, {"no_enable_prefix_caching": True},
+         "`enable_prefix_caching: True` wins over `no_enable_prefix_caching: True`"),
+        ("vllm", {"tensor_parallel_size": 2}, {"tp": 4},
+         "`tensor_parallel_size: 2` wins over `tp: 4`"),
+        ("vllm", {"enable_log_requests": True}, {"no-enable-log-requests": True},
+         "`enable_log_requests: True` wins over `no_enable_log_requests: True`"),
+        ("sglang", {"seed": 1}, {"random_seed": 2}, "`random_seed: 2` wins over `seed: 1`"),
+        ("sglang", {"enable_prefix_caching": True}, {"disable_radix_cache": True},
+         "`disable_radix_cache: True` wins over `enable_prefix_caching: True`"),
+    ],
+)  # fmt: skip
+def test_two_names_of_one_setting_are_told(
+    engine: str, common: dict[str, Any], specific: dict[str, Any], note: str, tmp_path: Path
+) -> None:
+    args = {"engine_args": {"model": "/m", **common}, "engine_args_specific": {engine: specific}}
+    notes = told(write(tmp_path, {}, {"engine": engine, **args}))
+    assert len([found for found in notes if f"{note} of conf/serve/task.yaml:" in found]) == 1
 
 
 def test_the_prelude_runs_before_the_engine_without_quoting(tmp_path: Path) -> None:

@@ -85,8 +85,6 @@ def _engine_args(
             said.add(row.key)
     if written.get("served_model_name") == written["model"]:
         del written["served_model_name"]
-    if deployment.engine == "vllm" and deployment.parallel.expert > 1:
-        written["enable_expert_parallel"] = True
     if deployment.engine == "sglang" and deployment.chunked_prefill is not None:
         said.add("chunked_prefill")
         written.pop("enable_chunked_prefill", None)

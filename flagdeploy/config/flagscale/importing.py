@@ -8,13 +8,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from flagdeploy.config import hostfile
-from flagdeploy.config.flagscale import engine_args, environment, pair
+from flagdeploy.config.flagscale import arguments, engine_args, environment, pair
 from flagdeploy.config.flagscale.draft import Draft
 from flagdeploy.config.flagscale.imported import Imported
-from flagdeploy.config.flagscale.texts import ASSUMED, DIFFERS, LEFT_OUT, REFUSED
+from flagdeploy.config.flagscale.texts import ASSUMED, LEFT_OUT, REFUSED
 from flagdeploy.config.launch import Host
 from flagdeploy.config.yaml_file import KeyPath
 from flagdeploy.errors import ConfigError, did_you_mean
@@ -117,30 +116,24 @@ def _engine(draft: Draft) -> None:
 
 
 def _deploy(draft: Draft) -> None:
-    """`runner.deploy`, and its old place; its port wins over the engine's."""
-    for place in (("experiment", "deploy"), (*_RUNNER, "deploy")):
-        for name in draft.section(*place):
-            path = (*place, name)
-            value = draft.take(*path)
-            if name == "port" and value is not None:
-                _port(draft, value, path)
-            elif name in ("prefill_decode_disaggregation", "enable_composition"):
-                if value:
-                    draft.refuse(path, REFUSED[name])
-            elif name == "use_fs_serve":
-                if value:
-                    draft.note(path, LEFT_OUT["deploy.use_fs_serve"])
-            elif name in _DEPLOY_ONLY:
-                draft.note(path, LEFT_OUT["deploy"])
-            else:
-                draft.note(path, LEFT_OUT["unknown"])
-    for name, key in (("port", "endpoint.port"), ("model_path", "model.checkpoint")):
-        path = (*_RUNNER, "cli_args", name)
+    """`runner.deploy`, or its old place; the port is an argument of the engine."""
+    place = engine_args.deploy_place(draft)
+    other = (*_RUNNER, "deploy")
+    if place != other and draft.take(*other):
+        draft.note(other, LEFT_OUT["runner.deploy"])
+    for name in draft.section(*place):
+        path = (*place, name)
         value = draft.take(*path)
-        if value is not None and name == "port":
-            _port(draft, value, path)
-        elif value is not None:
-            draft.set(key, str(value), path)
+        if name in ("prefill_decode_disaggregation", "enable_composition"):
+            if value:
+                draft.refuse(path, REFUSED[name])
+        elif name == "use_fs_serve":
+            if value:
+                draft.note(path, LEFT_OUT["deploy.use_fs_serve"])
+        elif name in _DEPLOY_ONLY:
+            draft.note(path, LEFT_OUT["deploy"])
+        elif name != "port":
+            draft.note(path, LEFT_OUT["unknown"])
 
 
 _DEPLOY_ONLY = {
@@ -156,20 +149,6 @@ _DEPLOY_ONLY = {
     "request",
     "working_dir",
 }
-
-
-def _port(draft: Draft, value: Any, path: KeyPath) -> None:
-    if not _is_port(value):
-        draft.refuse(path, f"`{value}`: a port is a number up to 65535")
-        return
-    before, place = draft.settings.get(("endpoint", "port"), (None, ""))
-    if before not in (None, int(value)):
-        draft.note(path, DIFFERS["won"].format(winner=value, loser=before, place=place))
-    draft.set("endpoint.port", int(value), path)
-
-
-def _is_port(value: Any) -> bool:
-    return bool(re.fullmatch("[0-9]{1,5}", str(value))) and 0 < int(value) < 65536
 
 
 def _inventory(draft: Draft, given: str | None) -> tuple[Host, ...]:
@@ -188,7 +167,7 @@ def _inventory(draft: Draft, given: str | None) -> tuple[Host, ...]:
     draft.set("hostfile", str(found), path)
     hosts = _first(draft, hostfile.read(found))
     port = draft.take(*_RUNNER, "ssh_port") or 22
-    if not _is_port(port):
+    if not arguments.is_port(port):
         draft.refuse((*_RUNNER, "ssh_port"), f"`{port}`: a port is a number up to 65535")
         return hosts
     return tuple(replace(host, port=int(port)) if host.port == 22 else host for host in hosts)
@@ -219,7 +198,7 @@ def _runner(draft: Draft, hosts: Sequence[Host]) -> None:
             draft.note(path, LEFT_OUT["runner.docker"])
     path = (*_RUNNER, "master_port")
     port = draft.take(*path)
-    if port is not None and not _is_port(port):
+    if port is not None and not arguments.is_port(port):
         draft.refuse(path, f"`{port}`: a port is a number up to 65535")
     elif port is not None:
         draft.set("endpoint.master_port", int(port), path)

@@ -31,6 +31,7 @@ LEFT_OUT = {
     "experiment.auto_tuner": "not carried out: there is no automatic tuning yet",
     "experiment.cmds.after_stop": "not run: stopping removes the containers as a whole",
     "experiment.node_args": "not used: FlagScale reads it for SGLang only",
+    "runner.deploy": "not used: FlagScale puts experiment.deploy in its place",
     "runner.no_shared_fs": "not used: it names FlagScale's log files",
     "runner.docker": "names a running container; flagdeploy starts one on every host: give its "
     "image with container.image=IMAGE",
