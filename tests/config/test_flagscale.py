@@ -268,6 +268,28 @@ def test_the_old_place_of_deploy_is_put_over_the_new_one(tmp_path: Path) -> None
     assert f"{said}experiment.deploy in its place" in told(folder)
 
 
+def test_what_is_said_of_hosts_is_read_or_named(tmp_path: Path) -> None:
+    runner: dict[str, Any] = {"ssh_port": 2222, "nnodes": 1}
+    here = told(write(tmp_path, {"runner": runner}, MODEL))
+    runner |= {"hostfile": "hosts.txt", "device_type": "mlu"}
+    folder = write(tmp_path, {"runner": runner}, MODEL, "192.0.2.1 slots=8\n192.0.2.2 slots=8\n")
+    there = told(folder)
+    (tmp_path / "own.txt").write_text("192.0.2.9 slots=8\n")
+    given = importing.read(folder, hosts=str(tmp_path / "own.txt"), environ={})
+    assert [(host.address, host.port) for host in given.hosts] == [("192.0.2.9", 22)]
+
+    def reasons(notes: list[str], name: str) -> list[str]:
+        return [n.partition(f".{name}: ")[2] for n in notes if f".{name}: not used" in n]
+
+    own = [str(note) for note in given.notes]
+    for name in ("ssh_port", "nnodes"):
+        why = "not used: without a hostfile the engine runs here, by itself"
+        assert reasons(here, name) == [why]
+        assert reasons(own, name) == ["not used: the hosts are those of --hosts"]
+    assert reasons(own, "hostfile") == ["not used: the hosts are those of --hosts"]
+    assert reasons(there, "device_type") == ["not used: FlagScale reads it without a hostfile only"]
+
+
 @pytest.mark.parametrize(
     ("engine", "common", "specific", "note"),
     [

@@ -156,9 +156,15 @@ def _inventory(draft: Draft, given: str | None) -> tuple[Host, ...]:
     path = (*_RUNNER, "hostfile")
     written = draft.take(*path)
     if given:
+        for name in ("hostfile", "ssh_port", "nnodes"):
+            if draft.take(*_RUNNER, name) is not None:
+                draft.note((*_RUNNER, name), LEFT_OUT["runner.hosts given"])
         return hostfile.read(Path(given))
     if written is None:
-        return _first(draft, ())
+        for name in ("ssh_port", "nnodes"):
+            if draft.take(*_RUNNER, name) is not None:
+                draft.note((*_RUNNER, name), LEFT_OUT["runner without hostfile"])
+        return ()
     folders = draft.pair.file.resolve().parents
     found = next((f / str(written) for f in folders if (f / str(written)).is_file()), None)
     if found is None:
@@ -186,7 +192,6 @@ def _first(draft: Draft, hosts: tuple[Host, ...]) -> tuple[Host, ...]:
 
 def _runner(draft: Draft, hosts: Sequence[Host]) -> None:
     draft.section(*_RUNNER)
-    draft.read.add((*_RUNNER, "ssh_port"))
     path = (*_RUNNER, "type")
     if draft.take(*path) not in (None, "ssh"):
         draft.refuse(path, REFUSED["experiment.runner.type"])
@@ -202,9 +207,14 @@ def _runner(draft: Draft, hosts: Sequence[Host]) -> None:
         draft.refuse(path, f"`{port}`: a port is a number up to 65535")
     elif port is not None:
         draft.set("endpoint.master_port", int(port), path)
-    for name in ("master_addr", "nproc_per_node", "no_shared_fs"):
+    names = {name: f"runner.{name}" for name in ("master_addr", "nproc_per_node", "no_shared_fs")}
+    if hosts:
+        names["device_type"] = "runner.device_type"
+    else:
+        names |= dict.fromkeys(("master_addr", "nproc_per_node"), "runner without hostfile")
+    for name, why in names.items():
         if draft.take(*_RUNNER, name) is not None:
-            draft.note((*_RUNNER, name), LEFT_OUT[f"runner.{name}"])
+            draft.note((*_RUNNER, name), LEFT_OUT[why])
 
 
 def _rest(draft: Draft) -> None:

@@ -36,6 +36,9 @@ LEFT_OUT = {
     "runner.docker": "names a running container; flagdeploy starts one on every host: give its "
     "image with container.image=IMAGE",
     "runner.docker without hostfile": "not used: without a hostfile the engine starts here",
+    "runner.hosts given": "not used: the hosts are those of --hosts",
+    "runner without hostfile": "not used: without a hostfile the engine runs here, by itself",
+    "runner.device_type": "not used: FlagScale reads it without a hostfile only",
     "runner.master_addr": "not used: the first host of the hostfile is rank 0",
     "runner.nproc_per_node": "not used: `slots` of the hostfile say it",
     "runner.nnodes": "not used: the hostfile says it",
