@@ -312,6 +312,33 @@ def test_two_names_of_one_setting_are_told(
     assert len([found for found in notes if f"{note} of conf/serve/task.yaml:" in found]) == 1
 
 
+FL = "export VLLM_PLUGINS=fl"
+
+
+@pytest.mark.parametrize(
+    ("envs", "before", "build"),
+    [
+        ({"USE_FLAGGEMS": "1"}, "", "patched"),
+        ({"USE_FLAGGEMS": "yes"}, "", "patched"),
+        ({"USE_FLAGGEMS": True}, "", "patched"),
+        ({"USE_FLAGGEMS": False}, "", None),
+        ({"USE_FLAGGEMS": "true", "VLLM_PLUGINS": "fl"}, "", "plugin"),
+        ({"USE_FLAGGEMS": "yes", "VLLM_PLUGINS": "fl"}, "", None),
+        ({}, f"source /x && {FL} && export USE_FLAGGEMS=1", "plugin"),
+        ({"USE_FLAGGEMS": "1"}, f"source /x && {FL}", "plugin"),
+        ({"USE_FLAGGEMS": "0"}, "source /x && export USE_FLAGGEMS=1", "patched"),
+        ({"USE_FLAGGEMS": "1"}, "source /x && export USE_FLAGGEMS=0", None),
+    ],
+)
+def test_flaggems_is_asked_for_by_what_its_builds_take_for_a_yes(
+    envs: dict[str, Any], before: str, build: str | None, tmp_path: Path
+) -> None:
+    experiment = {"envs": envs, "cmds": {"before_start": before}}
+    operators = loaded(write(tmp_path, experiment, MODEL)).deployment.operators
+    wanted = ("flaggems", build) if build else ("none", "none")
+    assert (operators.library, operators.build) == wanted
+
+
 def test_the_prelude_runs_before_the_engine_without_quoting(tmp_path: Path) -> None:
     text = 'source /x/it\'s && export A="$PATH:1"'
     [spec] = specs(loaded(write(tmp_path, {"cmds": {"before_start": text}}, MODEL)))
