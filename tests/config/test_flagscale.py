@@ -397,6 +397,26 @@ def test_an_export_can_be_imported(name: str, variant: str, tmp_path: Path) -> N
     assert [words(spec) for spec in specs(back)] == [words(spec) for spec in specs(ours)]
 
 
+def exported(folder: Path, *overrides: str) -> tuple[dict[str, Any], list[str]]:
+    """`runner` of an export, and what it says of the vendor."""
+    found = exporting.export(loaded(folder, *overrides))
+    runner = yaml.safe_load(found.files[exporting.EXPERIMENT])["experiment"]["runner"]
+    return runner, [note.what for note in found.notes if note.key == "vendor"]
+
+
+def test_an_export_has_what_flagscale_asks_for(tmp_path: Path) -> None:
+    """It refuses device_type alone, and SGLang on several hosts without nnodes and master_addr."""
+    args = {"engine": "sglang", "engine_args": {"model": "/m", "tp": 2, "pp": 2}}
+    runner, notes = exported(write(tmp_path, {}, args), "vendor=cambricon")
+    assert (runner["device_type"], runner["nproc_per_node"], notes) == ("mlu", 4, [])
+    hosts = "192.0.2.1 slots=2\n192.0.2.2 slots=2\n"
+    folder = write(tmp_path, {"runner": {"hostfile": "hosts.txt"}}, args, hosts)
+    runner, notes = exported(folder)
+    assert (runner["nnodes"], runner["master_addr"], notes) == (2, "192.0.2.1", [])
+    said = ["FlagScale has no word for it: the types of the hostfile do not say it"]
+    assert exported(folder, "vendor=cambricon")[1] == said
+
+
 def words(spec: Any) -> list[str]:
     """Engines take ``--a_b`` for ``--a-b``; FlagScale only knows the former."""
     return [w.replace("_", "-") if w.startswith("--") else w for w in spec.argv]

@@ -80,6 +80,7 @@ NO_PLACE = {
     "": "FlagScale has no key for it",
     "container": "FlagScale starts no container: set runner.docker to the name of one that runs "
     "on every host, made with these settings",
+    "vendor": "FlagScale has no word for it: the types of the hostfile do not say it",
     "engine": "FlagScale serves with vllm, sglang and llama_cpp",
     "hostfile": "FlagScale has one SSH port, and no user or socket, for all hosts",
 }
