@@ -119,6 +119,9 @@ MODEL = {"engine_args": {"model": "/m"}}
          "serve.0.engine_args.port: `http`: a whole number is expected"),
         ({}, {"engine_args": {"model": "/m", "enable_expert_parallel": "on"}}, "conf/serve/task"
          ".yaml:5: serve.0.engine_args.enable_expert_parallel: `on`: true or false is expected"),
+        ({}, {"engine_args": {"model": "/m", "hf-token": "hf_1"}}, "conf/serve/task.yaml:5: serve"
+         ".0.engine_args.hf-token: looks like a secret, and every process sees arguments: write it "
+         "to envs, as ${oc.env:NAME}"),
         ({"runner": {"cli_args": {"engine_args": "port=1"}}}, {}, "conf/serve.yaml:10: experiment."
          "runner.cli_args.engine_args: `port=1`: a JSON object is expected"),
         ({"runner": {"deploy": {"port": 65536}}}, {}, "conf/serve.yaml:10: experiment.runner."
@@ -288,6 +291,12 @@ def test_what_is_said_of_hosts_is_read_or_named(tmp_path: Path) -> None:
         assert reasons(own, name) == ["not used: the hosts are those of --hosts"]
     assert reasons(own, "hostfile") == ["not used: the hosts are those of --hosts"]
     assert reasons(there, "device_type") == ["not used: FlagScale reads it without a hostfile only"]
+
+
+def test_ray_serve_is_told_also_where_flagscale_takes_it_unasked(tmp_path: Path) -> None:
+    for deploy, count in (({}, 1), ({"use_fs_serve": True}, 1), ({"use_fs_serve": False}, 0)):
+        notes = told(write(tmp_path, {"runner": {"deploy": deploy}}, MODEL))
+        assert len([note for note in notes if "Ray Serve" in note]) == count
 
 
 @pytest.mark.parametrize(

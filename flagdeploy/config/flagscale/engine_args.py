@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from flagdeploy.config import references
 from flagdeploy.config.flagscale import arguments
 from flagdeploy.config.flagscale.draft import Draft
 from flagdeploy.config.flagscale.pair import Reference
@@ -101,6 +102,8 @@ def _argument(draft: Draft, engine: str, name: str, value: Any, path: KeyPath) -
         draft.note(path, DIFFERS["null"])
     elif name == "api_key":
         _api_key(draft, value, path)
+    elif references.looks_secret(name) and isinstance(value, str) and value:
+        draft.refuse(path, REFUSED["secret argument"])
     elif name == "distributed_executor_backend":
         draft.note(path, DIFFERS["Ray"])
     elif name in arguments.OF_RANKS:

@@ -121,7 +121,10 @@ def _deploy(draft: Draft) -> None:
     other = (*_RUNNER, "deploy")
     if place != other and draft.take(*other):
         draft.note(other, LEFT_OUT["runner.deploy"])
-    for name in draft.section(*place):
+    found = draft.section(*place)
+    if "use_fs_serve" not in found:
+        draft.note((*place, "use_fs_serve"), ASSUMED["use_fs_serve"])
+    for name in found:
         path = (*place, name)
         value = draft.take(*path)
         if name in ("prefill_decode_disaggregation", "enable_composition"):

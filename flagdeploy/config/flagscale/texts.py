@@ -17,6 +17,8 @@ REFUSED = {
     "model": "name an absolute path, or ORGANISATION/MODEL of the hub",
     "num_replicas": "one deployment is one replica: use data_parallel_size",
     "secret": "looks like a secret written out: write ${oc.env:NAME}",
+    "secret argument": "looks like a secret, and every process sees arguments: write it to "
+    "envs, as ${oc.env:NAME}",
     "secret elsewhere": "looks like a secret, which may stand only in envs",
     "part of a secret": "looks like a secret: write ${oc.env:NAME} for the whole value, without a "
     "default",
@@ -59,6 +61,8 @@ ASSUMED = {
     "on the spelling of arguments and on Ray: engine_version=X",
     "endpoint.host": "FlagScale listens on every network; here it is {own}: "
     "endpoint.host=0.0.0.0 for all",
+    "use_fs_serve": "true in FlagScale unless it is set, which starts Ray Serve; here the engine's "
+    "own server gives the same API",
     "name": "becomes `{name}`, which may name a container",
 }
 
