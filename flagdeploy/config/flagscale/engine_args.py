@@ -102,7 +102,7 @@ def _argument(draft: Draft, engine: str, name: str, value: Any, path: KeyPath) -
         draft.note(path, DIFFERS["null"])
     elif name == "api_key":
         _api_key(draft, value, path)
-    elif references.looks_secret(name) and isinstance(value, str) and value:
+    elif references.is_secret_argument(name) and isinstance(value, str) and value:
         draft.refuse(path, REFUSED["secret argument"])
     elif name == "distributed_executor_backend":
         draft.note(path, DIFFERS["Ray"])
