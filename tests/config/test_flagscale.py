@@ -95,6 +95,12 @@ def test_nothing_depends_on_the_current_folder(
     assert imported(CASES / case) == before
 
 
+def test_a_model_is_found_by_its_name_in_a_clone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `flagscale serve two_hosts` finds it."""
+    monkeypatch.chdir(CASES.parent)
+    assert locate(Path("two_hosts")) == Path("examples/two_hosts/conf/serve.yaml")
+
+
 MODEL = {"engine_args": {"model": "/m"}}
 
 

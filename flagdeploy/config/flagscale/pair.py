@@ -44,12 +44,15 @@ class Pair:
 
 
 def locate(given: Path) -> Path:
-    """The experiment file meant by a file, or by a folder such as ``examples/deepseek_r1``.
+    """The experiment file meant by a file, by a folder such as ``examples/deepseek_r1``, or, in a
+    clone of FlagScale, by the name of a model as its own command takes it.
 
     Raises UsageError when there is none, or when several could be meant.
     """
     if given.is_file():
         return given
+    if not given.exists() and len(given.parts) == 1 and (Path("examples") / given).is_dir():
+        given = Path("examples") / given
     if not given.is_dir():
         raise UsageError(f"{given}: no such file or folder")
     folders = (given / "conf", given)
