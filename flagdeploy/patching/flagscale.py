@@ -13,7 +13,7 @@ import configparser
 import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +130,21 @@ def read(
         if name not in by_backend:
             what = f"{device} has no patches for `{name}`"
             raise UsageError(what, did_you_mean(name, sorted(by_backend)))
+    if task and not wanted:
+        _require_task_of_all(there, device, by_backend, task)
     chosen = {name: by_backend[name] for name in wanted or by_backend}
     return [_new(there, device, name, files, task) for name, files in chosen.items()]
+
+
+def _require_task_of_all(
+    checkout: Checkout, device: str, backends: Iterable[str], task: str
+) -> None:
+    """Where only some are for `task`, those to name: the history knows them by their names."""
+    files = {name: f"hardware/{device}/{name}/diff.yaml" for name in backends}
+    fitting = [n for n, file in files.items() if task in (_facts(checkout, file).get("task") or [])]
+    if fitting and len(fitting) < len(files):
+        what = f"{device} has patches for `{task}` of {', '.join(fitting)} only"
+        raise UsageError(what, " ".join(f"--backend {name}" for name in fitting))
 
 
 def _require_device(checkout: Checkout, device: str) -> None:

@@ -200,3 +200,17 @@ def test_a_clone_without_the_content_of_a_patch(
         f"error: {clone} lacks {name} of commit {flagscale.complete}\n\n"
         "hint: use a clone without --filter, or one that can fetch\n"
     )
+
+
+def test_a_task_that_some_of_the_components_are_for(workspace: Path, tmp_path: Path) -> None:
+    for backend, task in (("vllm", "inference"), ("FlagScale", "train"), ("sglang", "inference")):
+        facts = tmp_path / "FlagScale" / "hardware" / "A_B" / backend / "diff.yaml"
+        facts.parent.mkdir(parents=True)
+        facts.write_text(f"task: [{task}]\n")
+    words = ["import", str(tmp_path / "FlagScale"), "--device", "A_B", "--task", "inference"]
+    result = CliRunner().invoke(app, ["patch", *words, "--workspace", str(workspace)])
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "error: A_B has patches for `inference` of sglang, vllm only\n\n"
+        "hint: --backend sglang --backend vllm\n"
+    )
