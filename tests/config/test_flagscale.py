@@ -109,6 +109,9 @@ MODEL = {"engine_args": {"model": "/m"}}
     [
         ({}, {"engine": "vlm"}, "conf/serve/task.yaml:2: serve.0.engine: `vlm`: flagdeploy has no "
          "such engine; did you mean `vllm`?"),
+        ({"task": {"type": "serve", "backend": "sglang"}}, {}, "conf/serve.yaml:8: experiment.task."
+         "backend: `sglang`, but serve.0.engine is `vllm`: FlagScale reads the one or the other, "
+         "by its version: leave one out"),
         ({"task": {"type": "train"}}, {}, "conf/serve.yaml:7: experiment.task.type: only `serve` "
          "can be imported"),
         ({"runner": {"hostfile": "no.txt"}}, {}, "conf/serve.yaml:9: experiment.runner.hostfile: "

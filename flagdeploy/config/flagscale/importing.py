@@ -96,6 +96,9 @@ def _engine(draft: Draft) -> None:
         return
     draft.read.add((*chosen, "serve_id"))
     engine = draft.take(*chosen, "engine") or backend
+    if backend not in (None, engine):
+        what = f"`{backend}`, but {'.'.join(chosen)}.engine is `{engine}`: {REFUSED['backend']}"
+        draft.refuse(("experiment", "task", "backend"), what)
     if engine not in _ENGINES:
         what = f"`{engine}`: {REFUSED['serve.engine']}; {did_you_mean(str(engine), _ENGINES)}"
         draft.refuse((*chosen, "engine"), what)

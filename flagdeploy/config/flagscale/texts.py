@@ -11,6 +11,7 @@ REFUSED = {
     "enable_composition": "graphs of several models are not supported: serve each by itself",
     "serve.module": "graphs of Python modules are not supported, only engines",
     "serve.engine": "flagdeploy has no such engine",
+    "backend": "FlagScale reads the one or the other, by its version: leave one out",
     "no serve item": "no item of `serve` has a serve_id and an engine",
     "node_args": "every host gets the same engine arguments; only variables differ (nodes_envs)",
     "nodes_envs": "is no host of the hostfile",
