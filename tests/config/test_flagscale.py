@@ -133,6 +133,8 @@ MODEL = {"engine_args": {"model": "/m"}}
          "to envs, as ${oc.env:NAME}"),
         ({"runner": {"cli_args": {"engine_args": "port=1"}}}, {}, "conf/serve.yaml:10: experiment."
          "runner.cli_args.engine_args: `port=1`: a JSON object is expected"),
+        ({"runner": {"cli_args": {"engine_args": "[[1, 2]]"}}}, {}, "conf/serve.yaml:10: "
+         "experiment.runner.cli_args.engine_args: `[[1, 2]]`: a JSON object is expected"),
         ({"runner": {"deploy": {"port": 65536}}}, {}, "conf/serve.yaml:10: experiment.runner."
          "deploy.port: `65536`: a port is a number up to 65535"),
         ({}, {"engine_args": {"model": "m"}}, "conf/serve/task.yaml:4: serve.0.engine_args.model: "

@@ -2,13 +2,14 @@
 at before the worktree is replaced."""
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from flagdeploy.config.patch_set import PatchSet, read
 from flagdeploy.errors import PatchError
-from flagdeploy.patching.git import Here
+from flagdeploy.patching.git import Here, Result
 from flagdeploy.patching.trees import patches_of
 from flagdeploy.patching.worktree import put, take_back
 from patching.generated import git, on_disk, write_set
@@ -104,7 +105,7 @@ def test_changes_in_a_submodule_that_the_user_has_hidden(
 
 def test_one_that_is_checked_out_while_its_worktree_is_replaced(project: Project) -> None:
     class Late(Here):
-        def run(self, argv, stdin=b""):  # type: ignore[no-untyped-def]
+        def run(self, argv: Sequence[str], stdin: bytes = b"") -> Result:
             if argv[0] == "tee" and argv[-1].endswith("flagdeploy-patch.json"):
                 project.check_out()
             return super().run(argv, stdin)

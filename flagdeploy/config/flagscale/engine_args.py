@@ -82,11 +82,13 @@ def _of_runner(draft: Draft) -> Iterator[tuple[str, Any, KeyPath]]:
     if isinstance(written, str):  # JSON, as it is typed there
         draft.read.add(path)
         try:
-            found = dict(json.loads(written))
-        except (ValueError, TypeError):
+            found = json.loads(written)
+        except ValueError:
+            found = None
+        if isinstance(found, dict):
+            yield from ((name.replace("-", "_"), value, path) for name, value in found.items())
+        else:
             draft.refuse(path, f"`{written}`: a JSON object is expected")
-            return
-        yield from ((name.replace("-", "_"), value, path) for name, value in found.items())
     else:
         yield from _written(draft, path)
 
