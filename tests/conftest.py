@@ -16,6 +16,9 @@ settings.load_profile("ci" if os.environ.get("CI") else "here")
 # which some are sent one.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Nor does it matter how somebody has set up git (signed commits, other prefixes in a diff).
+os.environ |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+
 pytest_plugins = ["proving_ground.fixtures"]
 
 

@@ -73,7 +73,9 @@ def import_(
     path: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE_OR_DIR", help="conf/serve.yaml of FlagScale, or the folder it lies in."
+            metavar="FILE_OR_DIR",
+            help="conf/serve.yaml of FlagScale, the folder it lies in, or a model's name below "
+            "examples/.",
         ),
     ],
     settings: Annotated[

@@ -77,7 +77,8 @@ def revert(
 ) -> None:
     """Take the patches out of a worktree again: it becomes exactly the commit they are for.
 
-    Refused when it has changes of yours. What was built in it and git ignores is kept.
+    Refused when it has changes of yours, or files in the folder of a submodule. What was built in
+    it and git ignores is kept.
 
     \b
       flagdeploy patch revert nvidia/vllm@01425553

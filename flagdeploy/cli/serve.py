@@ -17,7 +17,8 @@ FromFlagscale = Annotated[
     typer.Option(
         "--from-flagscale",
         metavar="PATH",
-        help="Instead of NAME: conf/serve.yaml of FlagScale, or the folder it lies in.",
+        help="Instead of NAME: conf/serve.yaml of FlagScale, the folder it lies in, or a model's "
+        "name below examples/.",
     ),
 ]
 Port = Annotated[

@@ -108,7 +108,7 @@ def find(name: str, root: Path) -> PatchSet:
     """
     known = folders(root)
     start = name if "@" in name else f"{name}@"
-    matches = [full for full in known if full.startswith(start)]
+    matches = [name] if name in known else [full for full in known if full.startswith(start)]
     if len(matches) == 1:
         return read(known[matches[0]])
     if matches:

@@ -12,6 +12,8 @@ from flagdeploy.errors import Problem
 _REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 _ALLOWED = re.compile(r"HF_TOKEN|HUGGING_FACE_HUB_TOKEN|FLAGDEPLOY_\w+|\w+_API_KEY")
 _LOOKS_SECRET = re.compile(r"\w*_(KEY|TOKEN|SECRET|PASSWORD|PASS)", re.IGNORECASE)
+# Engines take few secrets as arguments; others end in "token" and are none (``image-token``).
+_SECRET_ARGUMENT = re.compile(r"hf_token|\w*(api_key|secret|password)", re.IGNORECASE)
 
 
 def extract(
@@ -53,6 +55,11 @@ def looks_secret(name: str) -> bool:
     return bool(_LOOKS_SECRET.fullmatch(name))
 
 
+def is_secret_argument(name: str) -> bool:
+    """Does an engine argument of this name take a secret? Every process sees arguments."""
+    return bool(_SECRET_ARGUMENT.fullmatch(name.replace("-", "_")))
+
+
 def _problem(
     path: KeyPath, value: str, environ: Mapping[str, str], allowed: Sequence[str]
 ) -> str | None:
@@ -62,6 +69,8 @@ def _problem(
         return "a secret does not stand in a file or a command line: write ${env:NAME}"
     if _is_environment(path) and value and looks_secret(path[-1]):
         return "looks like a secret written out: write ${env:NAME}"
+    if value and path[0] == "engine_args" and len(path) == 2 and is_secret_argument(path[1]):
+        return "a secret is no argument, which every process sees: use container.env"
     return None
 
 

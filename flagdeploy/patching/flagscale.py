@@ -13,7 +13,7 @@ import configparser
 import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,12 @@ class Checkout:
         if not self.commit:
             return [(self.folder / name).read_bytes() for name in names]
         wanted = "".join(f"{self.commit}:{name}\n" for name in names)
-        return _batch(self.git.output("cat-file", "--batch", stdin=os.fsencode(wanted)))
+        found = _batch(self.git.output("cat-file", "--batch", stdin=os.fsencode(wanted)))
+        for name, content in zip(names, found, strict=True):
+            if content is None:  # named by its tree, but the object is not there
+                what = f"{self.folder} lacks {name} of commit {self.commit}"
+                raise PatchError(what, "use a clone without --filter, or one that can fetch")
+        return [content for content in found if content is not None]
 
     def yaml(self, name: str) -> dict[str, Any]:
         text = self.contents([name])[0].decode(errors="replace")
@@ -77,11 +82,17 @@ class Checkout:
         return data
 
 
-def _batch(output: bytes) -> list[bytes]:
-    """``OBJECT blob SIZE``, the content and a newline for each (git-cat-file(1))."""
-    found, at = [], 0
+def _batch(output: bytes) -> list[bytes | None]:
+    """``OBJECT blob SIZE``, the content and a newline for each, or ``OBJECT missing``
+    (git-cat-file(1))."""
+    found: list[bytes | None] = []
+    at = 0
     while at < len(output):
         end = output.index(b"\n", at)
+        if output[at:end].endswith(b" missing"):
+            found.append(None)
+            at = end + 1
+            continue
         size = int(output[at:end].split()[-1])
         found.append(output[end + 1 : end + 1 + size])
         at = end + size + 2
@@ -119,8 +130,21 @@ def read(
         if name not in by_backend:
             what = f"{device} has no patches for `{name}`"
             raise UsageError(what, did_you_mean(name, sorted(by_backend)))
+    if task and not wanted:
+        _require_task_of_all(there, device, by_backend, task)
     chosen = {name: by_backend[name] for name in wanted or by_backend}
     return [_new(there, device, name, files, task) for name, files in chosen.items()]
+
+
+def _require_task_of_all(
+    checkout: Checkout, device: str, backends: Iterable[str], task: str
+) -> None:
+    """Where only some are for `task`, those to name: the history knows them by their names."""
+    files = {name: f"hardware/{device}/{name}/diff.yaml" for name in backends}
+    fitting = [n for n, file in files.items() if task in (_facts(checkout, file).get("task") or [])]
+    if fitting and len(fitting) < len(files):
+        what = f"{device} has patches for `{task}` of {', '.join(fitting)} only"
+        raise UsageError(what, " ".join(f"--backend {name}" for name in fitting))
 
 
 def _require_device(checkout: Checkout, device: str) -> None:

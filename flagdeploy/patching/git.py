@@ -16,8 +16,10 @@ from flagdeploy.errors import PatchError
 # What a user's configuration must not change: which bytes are written, and what runs meanwhile.
 _SETTINGS = (
     "core.hooksPath=/dev/null", "core.fsmonitor=false", "core.autocrlf=false",
+    "core.eol=lf", "core.attributesFile=/dev/null", "core.sparseCheckout=false",
     "core.quotePath=true", "core.fileMode=true", "apply.whitespace=nowarn",
     "apply.ignoreWhitespace=no", "gc.auto=0", "maintenance.auto=false", "advice.detachedHead=false",
+    "worktree.useRelativePaths=false",  # they would be wrong once the worktree is at its place
 )  # fmt: skip
 
 # Inside a hook of git these point to another repository.

@@ -94,6 +94,8 @@ class _Reader:
     def _section(self) -> Change:
         start = self.at
         header = self.lines[start][len(b"diff --git ") :]
+        if header.endswith(b"\r"):  # a name would be quoted
+            raise self.error("has line ends of Windows: fetch it again with core.autocrlf=false")
         self.at += 1
         change, same = self._extended(start)
         if self._next(b"GIT binary patch"):

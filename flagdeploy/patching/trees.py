@@ -53,11 +53,15 @@ def patches_of(patch_set: PatchSet) -> list[Patch]:
 def _base(git: Git, patch_set: PatchSet) -> tuple[str, str]:
     """The folder of the objects, and the tree of the base commit."""
     wanted = f"{patch_set.base}^{{tree}}"
-    done = git.attempt("rev-parse", "--path-format=absolute", "--git-path", "objects", wanted)
+    asked = ("--show-prefix", "--path-format=absolute", "--git-path", "objects", wanted)
+    done = git.attempt("rev-parse", *asked)
+    inside, *found = os.fsdecode(done.stdout).split("\n")
+    if inside:  # names would be relative to it
+        what = f"{git.folder} is {inside} of a git repository, not the whole"
+        raise PatchError(what, f"name {git.text('rev-parse', '--show-toplevel')}")
     if not done.exit_code:
-        objects, tree = os.fsdecode(done.stdout).splitlines()
-        return objects, tree
-    if not os.fsdecode(done.stdout):
+        return found[0], found[1]
+    if not found:
         raise PatchError(f"{git.folder} is no git repository", "name a clone of the component")
     raise PatchError(
         f"{patch_set.name}: {git.folder} has no commit {patch_set.base}",

@@ -18,11 +18,14 @@ from flagdeploy.config.facts import Worktree
 from flagdeploy.config.patch_set import PatchSet
 from flagdeploy.errors import PatchError
 from flagdeploy.patching.git import Git, Here, Machine, command
+from flagdeploy.patching.names import shown
 from flagdeploy.patching.trees import Patch, keep, patched
 
 RECORD = "flagdeploy-patch.json"
 SCHEMA = 1
 _UNFINISHED = ".flagdeploy-unfinished-"
+# Whatever the user's configuration hides.
+_STATUS = ("status", "--porcelain=v1", "-z", "--untracked-files=all", "--ignore-submodules=none")
 _SHOWN = 5
 
 
@@ -39,10 +42,8 @@ def look(machine: Machine, target: str) -> Worktree:
     record = None if done.exit_code or up else _recorded(machine, target, folder)
     if record is None:
         return Worktree("foreign", unfinished=left)
-    status = git.output(
-        "--no-optional-locks", "status", "--porcelain=v1", "-z", "--untracked-files=all"
-    )
-    changes = [os.fsdecode(entry).strip() for entry in status.split(b"\0") if entry]
+    status = git.output("--no-optional-locks", *_STATUS)
+    changes = [shown(os.fsdecode(entry).strip()) for entry in status.split(b"\0") if entry]
     return Worktree(record["state"], record, head, tuple(changes[:_SHOWN]), left)
 
 
@@ -79,6 +80,8 @@ def put(
     if before.state == "applied":
         settle(machine, target)
         return before.record
+    if before.state == "reverted":
+        _require_empty_submodules(Git(machine, target))
     made = patched(git, patch_set, patches)
     commit = _commit(git, patch_set, keep(git, patch_set, patches, made.base_tree))
     record = {
@@ -111,6 +114,7 @@ def take_back(machine: Machine, target: str, before: Worktree) -> Mapping[str, A
         settle(machine, target)
         return before.record
     git = Git(machine, target)
+    _require_empty_submodules(git)
     record = {**before.record, "state": "reverted", "time": _now()}
     names = [f"{record[name]}^{{tree}}" for name in ("base", "commit")]
     trees = git.text("rev-parse", *names).split()
@@ -198,7 +202,8 @@ def _carry_over(git: Git, old: str, target: str) -> None:
     for name in filter(None, os.fsdecode(done.stdout).split("\0")):
         source, goal = f"{old}/{name.rstrip('/')}", f"{target}/{name.rstrip('/')}"
         command(git.machine, "mkdir", "-p", "--", posixpath.dirname(goal))
-        command(git.machine, "mv", "-nT", "--", source, goal)
+        # Skipping what is there is a failure since coreutils 9.2; what stays behind is told later.
+        git.machine.run(["mv", "-nT", "--", source, goal])
 
 
 def _require_nothing_of_value(machine: Machine, old: str, admin: str) -> None:
@@ -206,16 +211,39 @@ def _require_nothing_of_value(machine: Machine, old: str, admin: str) -> None:
     and a file may have had no place to be carried over to."""
     if machine.run(["test", "-e", f"{admin}/{RECORD}"]).exit_code:
         return
-    status = ("status", "--porcelain=v1", "-z", "--untracked-files=all", "--ignored")
-    if found := os.fsdecode(Git(machine, old).output(*status)).split("\0")[0]:
-        what = f"{old} was replaced and is kept: it holds what is nowhere else ({found.strip()})"
+    git = Git(machine, old)
+    # A submodule's own repository has lost its way here, so git would only fail.
+    status = (*_STATUS[:-1], "--ignore-submodules=all", "--ignored")
+    entry = os.fsdecode(git.output(*status)).split("\0")[0].strip()
+    if found := shown(entry) or _filled_submodule(git):
+        what = f"{old} was replaced and is kept: it holds what is nowhere else ({found})"
         raise PatchError(what, "take what you need, then remove it")
+
+
+def _require_empty_submodules(git: Git) -> None:
+    """Git says nothing of files in the folder of a submodule, and one that is checked out does not
+    outlive that its worktree is moved; so git-worktree(1) refuses to move or remove it too."""
+    if path := _filled_submodule(git):
+        what = f"{git.folder} has files in {path}, a submodule: they would be lost"
+        hint = f"move them elsewhere, or git -C {git.folder} submodule deinit -- {path}"
+        raise PatchError(what, hint)
+
+
+def _filled_submodule(git: Git) -> str:
+    """A submodule with anything in its folder, empty if there is none."""
+    for entry in git.output("ls-files", "--stage", "-z").split(b"\0"):
+        facts, _, name = entry.partition(b"\t")
+        if facts.startswith(b"160000 "):
+            listing = ["find", f"{git.folder}/{os.fsdecode(name)}", "-mindepth", "1", "-print0"]
+            if git.machine.run([*listing, "-quit"]).stdout:
+                return shown(os.fsdecode(name))
+    return ""
 
 
 def _beside(machine: Machine, target: str) -> tuple[bool, tuple[str, ...]]:
     """Is there a `target`, and folders beside it that hold what is unfinished or replaced."""
     parent, name = posixpath.split(target)
-    listing = ["find", parent, "-mindepth", "1", "-maxdepth", "1", "-print0"]
+    listing = ["find", "-H", parent, "-mindepth", "1", "-maxdepth", "1", "-print0"]
     paths = os.fsdecode(machine.run(listing).stdout).split("\0")
     names = [posixpath.basename(path) for path in paths]
     left = sorted(other for other in names if other.startswith(f"{name}{_UNFINISHED}"))

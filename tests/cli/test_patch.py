@@ -286,6 +286,13 @@ def test_a_process_that_is_killed(place: Place, seconds: float) -> None:
     assert (found["state"], found["unfinished"]) == ("applied", [])
 
 
+def test_a_whole_name_is_one_set(place: Place) -> None:
+    longer = place.add(f"demo@{place.base[:14]}", {"1.patch": ERRORS["sound"].encode()})
+    assert place.run("check", f"acme/{place.set.name}").exit_code == 0
+    assert place.run("check", f"acme/{longer.name}").exit_code == 0
+    assert "could be" in place.run("check", "acme/demo").stderr
+
+
 def test_a_run_that_was_cut_off_is_told_and_cleared(place: Place) -> None:
     left = place.worktree.with_name(f"{place.worktree.name}.flagdeploy-unfinished-abcdefgh")
     left.mkdir(parents=True)
@@ -295,3 +302,15 @@ def test_a_run_that_was_cut_off_is_told_and_cleared(place: Place) -> None:
     )
     assert place.apply().exit_code == 0
     assert not left.exists()
+
+
+def test_changes_with_names_that_no_terminal_can_show(place: Place) -> None:
+    place.apply()
+    (place.worktree / os.fsdecode(b"caf\xe9")).touch()
+    command = [sys.executable, "-m", "flagdeploy", "patch", "status", "acme/demo"]
+    env = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    for words in ([], ["--json"]):
+        whole = [*command, *words, "--workspace", str(place.root)]
+        done = subprocess.run(whole, capture_output=True, env=env)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert b"?? caf\\xe9" in done.stdout.replace(b"\\\\", b"\\")

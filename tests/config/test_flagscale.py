@@ -95,6 +95,12 @@ def test_nothing_depends_on_the_current_folder(
     assert imported(CASES / case) == before
 
 
+def test_a_model_is_found_by_its_name_in_a_clone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `flagscale serve two_hosts` finds it."""
+    monkeypatch.chdir(CASES.parent)
+    assert locate(Path("two_hosts")) == Path("examples/two_hosts/conf/serve.yaml")
+
+
 MODEL = {"engine_args": {"model": "/m"}}
 
 
@@ -103,6 +109,9 @@ MODEL = {"engine_args": {"model": "/m"}}
     [
         ({}, {"engine": "vlm"}, "conf/serve/task.yaml:2: serve.0.engine: `vlm`: flagdeploy has no "
          "such engine; did you mean `vllm`?"),
+        ({"task": {"type": "serve", "backend": "sglang"}}, {}, "conf/serve.yaml:8: experiment.task."
+         "backend: `sglang`, but serve.0.engine is `vllm`: FlagScale reads the one or the other, "
+         "by its version: leave one out"),
         ({"task": {"type": "train"}}, {}, "conf/serve.yaml:7: experiment.task.type: only `serve` "
          "can be imported"),
         ({"runner": {"hostfile": "no.txt"}}, {}, "conf/serve.yaml:9: experiment.runner.hostfile: "
@@ -117,10 +126,29 @@ MODEL = {"engine_args": {"model": "/m"}}
          "`${experiment.exp_dir}/x` leads back to itself"),
         ({}, {"engine_args": {"model": "/m", "port": "http"}}, "conf/serve/task.yaml:5: "
          "serve.0.engine_args.port: `http`: a whole number is expected"),
+        ({}, {"engine_args": {"model": "/m", "enable_expert_parallel": "on"}}, "conf/serve/task"
+         ".yaml:5: serve.0.engine_args.enable_expert_parallel: `on`: true or false is expected"),
+        ({}, {"engine_args": {"model": "/m", "hf-token": "hf_1"}}, "conf/serve/task.yaml:5: serve"
+         ".0.engine_args.hf-token: looks like a secret, and every process sees arguments: write it "
+         "to envs, as ${oc.env:NAME}"),
+        ({"runner": {"cli_args": {"engine_args": "port=1"}}}, {}, "conf/serve.yaml:10: experiment."
+         "runner.cli_args.engine_args: `port=1`: a JSON object is expected"),
+        ({"runner": {"cli_args": {"engine_args": "[[1, 2]]"}}}, {}, "conf/serve.yaml:10: "
+         "experiment.runner.cli_args.engine_args: `[[1, 2]]`: a JSON object is expected"),
+        ({"runner": {"deploy": {"port": 65536}}}, {}, "conf/serve.yaml:10: experiment.runner."
+         "deploy.port: `65536`: a port is a number up to 65535"),
         ({}, {"engine_args": {"model": "m"}}, "conf/serve/task.yaml:4: serve.0.engine_args.model: "
          "`m`: name an absolute path, or ORGANISATION/MODEL of the hub"),
         ({}, {"engine_args": {"model": "${oc.env:NOT_SET}"}}, "conf/serve/task.yaml:4: "
          "serve.0.engine_args.model: the environment variable NOT_SET is not set"),
+        ({"envs": {"HF_TOKEN": "${oc.env:HF_TOKEN,''}"}}, {}, "conf/serve.yaml:9: experiment.envs."
+         "HF_TOKEN: HF_TOKEN looks like a secret: write ${oc.env:NAME} for the whole value, "
+         "without a default"),
+        ({"envs": {"X": "Bearer ${oc.env:HF_TOKEN}"}}, {}, "conf/serve.yaml:9: experiment.envs.X: "
+         "HF_TOKEN looks like a secret: write ${oc.env:NAME} for the whole value, without a "
+         "default"),
+        ({"envs": {"X": "${oc.env:X,022}"}}, {}, "conf/serve.yaml:9: experiment.envs.X: `022` would"
+         " be read as the octal number 18: drop the zero, or quote it"),
         ({"runner": {"deploy": {"prefill_decode_disaggregation": True}}}, {}, "conf/serve.yaml:10: "
          "experiment.runner.deploy.prefill_decode_disaggregation: prefill and decode on separate "
          "instances are not supported"),
@@ -144,6 +172,16 @@ def test_a_backslash_before_an_interpolation_is_read_as_hydra_does(tmp_path: Pat
     [spec] = specs(loaded(write(tmp_path, {"envs": envs}, MODEL)))
     values = (spec.env["X"], spec.env["Y"], spec.env["Z"])
     assert values == ("C:\\made\\n", "${experiment.exp_name}", "\\${a")
+
+
+def test_a_variable_within_a_text_is_read_as_hydra_does(tmp_path: Path) -> None:
+    envs = {"X": "a-${oc.env:PART}-b", "Y": "${experiment.envs.Z}:c", "Z": "${oc.env:PART}"}
+    folder = write(tmp_path, {"envs": envs}, MODEL)
+    environ = {"PART": "1 2"}
+    found = loaded(folder, environ=environ).deployment.container.env
+    assert (found["X"], found["Y"]) == ("a-1 2-b", "1 2:c")
+    told = [str(note.what) for note in imported(folder, environ=environ).notes]
+    assert "PART is `1 2`, from the environment, and stays so" in told
 
 
 def refused(folder: Path) -> str:
@@ -218,6 +256,109 @@ def test_each_engine_has_flagscales_order_of_precedence(tmp_path: Path) -> None:
                    for note in imported(folder).notes)  # fmt: skip
 
 
+def told(folder: Path) -> list[str]:
+    return [str(note).replace(f"{folder}/", "") for note in imported(folder).notes]
+
+
+def test_what_flagscales_command_line_sets_is_a_part_of_engine_args(tmp_path: Path) -> None:
+    """`flagscale serve NAME --port 1 --model-path ORG/M --engine-args '{...}'`, which it merges
+    into `engine_args`: SGLang's own arguments still win over them."""
+    given = {"port": 1, "model_path": "org/m", "engine_args": '{"max-num-seqs": 4}'}
+    experiment = {"runner": {"cli_args": given, "deploy": {"port": 2}}}
+    args: dict[str, Any] = {"engine_args": {"model": "/m", "max_num_seqs": 3, "port": 3}}
+    found = loaded(write(tmp_path, experiment, args)).deployment
+    assert (found.model.repo, found.model.checkpoint) == ("org/m", "")
+    assert (found.endpoint.port, found.limits.max_num_seqs) == (1, 4)
+    args |= {"engine": "sglang", "engine_args_specific": {"sglang": {"max_num_seqs": 5, "port": 6}}}
+    found = loaded(write(tmp_path, experiment, args)).deployment
+    assert (found.endpoint.port, found.limits.max_num_seqs) == (6, 5)
+
+
+def test_the_old_place_of_deploy_is_put_over_the_new_one(tmp_path: Path) -> None:
+    both = {"deploy": {"port": 1}, "runner": {"deploy": {"port": 2, "use_fs_serve": False}}}
+    folder = write(tmp_path, both, MODEL)
+    assert loaded(folder).deployment.endpoint.port == 1
+    said = "conf/serve.yaml:11: experiment.runner.deploy: not used: FlagScale puts "
+    assert f"{said}experiment.deploy in its place" in told(folder)
+
+
+def test_what_is_said_of_hosts_is_read_or_named(tmp_path: Path) -> None:
+    runner: dict[str, Any] = {"ssh_port": 2222, "nnodes": 1}
+    here = told(write(tmp_path, {"runner": runner}, MODEL))
+    runner |= {"hostfile": "hosts.txt", "device_type": "mlu"}
+    folder = write(tmp_path, {"runner": runner}, MODEL, "192.0.2.1 slots=8\n192.0.2.2 slots=8\n")
+    there = told(folder)
+    (tmp_path / "own.txt").write_text("192.0.2.9 slots=8\n")
+    given = importing.read(folder, hosts=str(tmp_path / "own.txt"), environ={})
+    assert [(host.address, host.port) for host in given.hosts] == [("192.0.2.9", 22)]
+
+    def reasons(notes: list[str], name: str) -> list[str]:
+        return [n.partition(f".{name}: ")[2] for n in notes if f".{name}: not used" in n]
+
+    own = [str(note) for note in given.notes]
+    for name in ("ssh_port", "nnodes"):
+        why = "not used: without a hostfile the engine runs here, by itself"
+        assert reasons(here, name) == [why]
+        assert reasons(own, name) == ["not used: the hosts are those of --hosts"]
+    assert reasons(own, "hostfile") == ["not used: the hosts are those of --hosts"]
+    assert reasons(there, "device_type") == ["not used: FlagScale reads it without a hostfile only"]
+
+
+def test_ray_serve_is_told_also_where_flagscale_takes_it_unasked(tmp_path: Path) -> None:
+    for deploy, count in (({}, 1), ({"use_fs_serve": True}, 1), ({"use_fs_serve": False}, 0)):
+        notes = told(write(tmp_path, {"runner": {"deploy": deploy}}, MODEL))
+        assert len([note for note in notes if "Ray Serve" in note]) == count
+
+
+@pytest.mark.parametrize(
+    ("engine", "common", "specific", "note"),
+    [
+        ("vllm", {"enable_prefix_caching": True}, {"no_enable_prefix_caching": True},
+         "`enable_prefix_caching: True` wins over `no_enable_prefix_caching: True`"),
+        ("vllm", {"tensor_parallel_size": 2}, {"tp": 4},
+         "`tensor_parallel_size: 2` wins over `tp: 4`"),
+        ("vllm", {"enable_log_requests": True}, {"no-enable-log-requests": True},
+         "`enable_log_requests: True` wins over `no_enable_log_requests: True`"),
+        ("sglang", {"seed": 1}, {"random_seed": 2}, "`random_seed: 2` wins over `seed: 1`"),
+        ("sglang", {"enable_prefix_caching": True}, {"disable_radix_cache": True},
+         "`disable_radix_cache: True` wins over `enable_prefix_caching: True`"),
+    ],
+)  # fmt: skip
+def test_two_names_of_one_setting_are_told(
+    engine: str, common: dict[str, Any], specific: dict[str, Any], note: str, tmp_path: Path
+) -> None:
+    args = {"engine_args": {"model": "/m", **common}, "engine_args_specific": {engine: specific}}
+    notes = told(write(tmp_path, {}, {"engine": engine, **args}))
+    assert len([found for found in notes if f"{note} of conf/serve/task.yaml:" in found]) == 1
+
+
+FL = "export VLLM_PLUGINS=fl"
+
+
+@pytest.mark.parametrize(
+    ("envs", "before", "build"),
+    [
+        ({"USE_FLAGGEMS": "1"}, "", "patched"),
+        ({"USE_FLAGGEMS": "yes"}, "", "patched"),
+        ({"USE_FLAGGEMS": True}, "", "patched"),
+        ({"USE_FLAGGEMS": False}, "", None),
+        ({"USE_FLAGGEMS": "true", "VLLM_PLUGINS": "fl"}, "", "plugin"),
+        ({"USE_FLAGGEMS": "yes", "VLLM_PLUGINS": "fl"}, "", None),
+        ({}, f"source /x && {FL} && export USE_FLAGGEMS=1", "plugin"),
+        ({"USE_FLAGGEMS": "1"}, f"source /x && {FL}", "plugin"),
+        ({"USE_FLAGGEMS": "0"}, "source /x && export USE_FLAGGEMS=1", "patched"),
+        ({"USE_FLAGGEMS": "1"}, "source /x && export USE_FLAGGEMS=0", None),
+    ],
+)
+def test_flaggems_is_asked_for_by_what_its_builds_take_for_a_yes(
+    envs: dict[str, Any], before: str, build: str | None, tmp_path: Path
+) -> None:
+    experiment = {"envs": envs, "cmds": {"before_start": before}}
+    operators = loaded(write(tmp_path, experiment, MODEL)).deployment.operators
+    wanted = ("flaggems", build) if build else ("none", "none")
+    assert (operators.library, operators.build) == wanted
+
+
 def test_the_prelude_runs_before_the_engine_without_quoting(tmp_path: Path) -> None:
     text = 'source /x/it\'s && export A="$PATH:1"'
     [spec] = specs(loaded(write(tmp_path, {"cmds": {"before_start": text}}, MODEL)))
@@ -274,6 +415,26 @@ def test_an_export_can_be_imported(name: str, variant: str, tmp_path: Path) -> N
         (tmp_path / file).write_text(text)
     back = loaded(tmp_path, f"engine_version='{ours.deployment.engine_version}'")
     assert [words(spec) for spec in specs(back)] == [words(spec) for spec in specs(ours)]
+
+
+def exported(folder: Path, *overrides: str) -> tuple[dict[str, Any], list[str]]:
+    """`runner` of an export, and what it says of the vendor."""
+    found = exporting.export(loaded(folder, *overrides))
+    runner = yaml.safe_load(found.files[exporting.EXPERIMENT])["experiment"]["runner"]
+    return runner, [note.what for note in found.notes if note.key == "vendor"]
+
+
+def test_an_export_has_what_flagscale_asks_for(tmp_path: Path) -> None:
+    """It refuses device_type alone, and SGLang on several hosts without nnodes and master_addr."""
+    args = {"engine": "sglang", "engine_args": {"model": "/m", "tp": 2, "pp": 2}}
+    runner, notes = exported(write(tmp_path, {}, args), "vendor=cambricon")
+    assert (runner["device_type"], runner["nproc_per_node"], notes) == ("mlu", 4, [])
+    hosts = "192.0.2.1 slots=2\n192.0.2.2 slots=2\n"
+    folder = write(tmp_path, {"runner": {"hostfile": "hosts.txt"}}, args, hosts)
+    runner, notes = exported(folder)
+    assert (runner["nnodes"], runner["master_addr"], notes) == (2, "192.0.2.1", [])
+    said = ["FlagScale has no word for it: the types of the hostfile do not say it"]
+    assert exported(folder, "vendor=cambricon")[1] == said
 
 
 def words(spec: Any) -> list[str]:

@@ -1,6 +1,7 @@
 """FlagScale's two layouts, as its tools write them, become patch sets that apply."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +182,35 @@ def test_bad_input(case: dict[str, Any], flagscale: FlagScale, workspace: Path) 
     assert result.stderr == f"error: {named(case['error'])}\n"
     assert result.exit_code == case.get("exit_code", 1)
     assert not (workspace / "patches").exists()
+
+
+def test_a_clone_without_the_content_of_a_patch(
+    flagscale: FlagScale, workspace: Path, tmp_path: Path
+) -> None:
+    """As `git clone --filter=blob:none` leaves it, without a way to the rest."""
+    clone, name = tmp_path / "clone", "hardware/Cambricon_MLU/vllm/sub/0.patch"
+    shutil.copytree(flagscale.folder, clone)
+    blob = git(clone, "rev-parse", f"{flagscale.complete}:{name}").decode().strip()
+    (clone / ".git" / "objects" / blob[:2] / blob[2:]).unlink()
+    words = ["--device", "Cambricon_MLU", "--task", "inference", "--backend", "vllm"]
+    command = ["patch", "import", str(clone), *words, "--workspace", str(workspace)]
+    result = CliRunner().invoke(app, command)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"error: {clone} lacks {name} of commit {flagscale.complete}\n\n"
+        "hint: use a clone without --filter, or one that can fetch\n"
+    )
+
+
+def test_a_task_that_some_of_the_components_are_for(workspace: Path, tmp_path: Path) -> None:
+    for backend, task in (("vllm", "inference"), ("FlagScale", "train"), ("sglang", "inference")):
+        facts = tmp_path / "FlagScale" / "hardware" / "A_B" / backend / "diff.yaml"
+        facts.parent.mkdir(parents=True)
+        facts.write_text(f"task: [{task}]\n")
+    words = ["import", str(tmp_path / "FlagScale"), "--device", "A_B", "--task", "inference"]
+    result = CliRunner().invoke(app, ["patch", *words, "--workspace", str(workspace)])
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "error: A_B has patches for `inference` of sglang, vllm only\n\n"
+        "hint: --backend sglang --backend vllm\n"
+    )

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from flagdeploy.config.patch_set import read
 from flagdeploy.errors import PatchError
 from flagdeploy.patching.git import Here, Result
 from flagdeploy.patching.trees import patches_of
 from flagdeploy.patching.worktree import RECORD, look, put, take_back
 from patching.conftest import SEEDS
-from patching.generated import Repository, git, on_disk
+from patching.generated import Repository, git, on_disk, write_set
 from patching.place import Place, look_at, made
 
 
@@ -183,6 +184,37 @@ def test_what_is_written_while_it_is_replaced_is_kept(place: Place) -> None:
     shutil.rmtree(left)
     place.apply(Here())
     assert place.state() == "applied"
+
+
+def test_what_was_built_under_the_name_of_a_file_of_the_base_is_kept(
+    sets: Path, tmp_path: Path
+) -> None:
+    class Newer(Here):
+        """Coreutils since 9.2, whose `mv -n` fails in silence when it skips."""
+
+        def run(self, argv: Sequence[str], stdin: bytes = b"") -> Result:
+            if "-nT" in argv and Path(argv[-1]).exists():
+                return Result(1, b"", b"")
+            return super().run(argv, stdin)
+
+    (tmp_path / "demo").mkdir()
+    git(tmp_path / "demo", "init", "-q")
+    for name, content in ((".gitignore", "*.o\n"), ("old.o", "the base's\n")):
+        (tmp_path / "demo" / name).write_text(content)
+    git(tmp_path / "demo", "add", "--force", ".")
+    git(tmp_path / "demo", "commit", "-qm", "base")
+    base = git(tmp_path / "demo", "rev-parse", "HEAD").decode().strip()
+    (tmp_path / "demo" / "old.o").unlink()
+    patch = {"1.patch": git(tmp_path / "demo", "diff")}
+    chosen, target = read(write_set(sets / f"demo@{base[:12]}", patch, base)), tmp_path / "into"
+    patches, folder = patches_of(chosen), str(tmp_path / "demo")
+    put(Here(), folder, str(target), chosen, patches, look_at(target))
+    (target / "old.o").write_text("built\n")
+    with pytest.raises(PatchError, match=r"holds what is nowhere else \(!! old.o\)$"):
+        take_back(Newer(), str(target), look_at(target))
+    assert (target / "old.o").read_text() == "the base's\n"
+    (left,) = look_at(target).unfinished
+    assert (Path(left) / "into" / "old.o").read_text() == "built\n"
 
 
 def admins(repository: Repository) -> set[Path]:

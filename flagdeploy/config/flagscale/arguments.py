@@ -71,6 +71,10 @@ def _kv_dtype(value: Any) -> str:
     return word
 
 
+def is_port(value: Any) -> bool:
+    return bool(re.fullmatch("[0-9]{1,5}", str(value))) and 0 < int(value) < 65536
+
+
 @dataclass(frozen=True)
 class Row:
     """`names` are the engine's for `key`; the first is written on export."""
@@ -99,6 +103,8 @@ _VLLM = [
     Row("parallel.tensor", ("tensor_parallel_size", "tp"), _integer),
     Row("parallel.pipeline", ("pipeline_parallel_size", "pp"), _integer),
     Row("parallel.data", ("data_parallel_size", "dp"), _integer),
+    # Whether, not how many: the engine spreads them over all its devices.
+    Row("parallel.expert", ("enable_expert_parallel",), _truth, lambda v: v > 1),
     Row("limits.context_length", ("max_model_len",), _size),
     Row("limits.max_num_seqs", ("max_num_seqs",), _integer),
     Row("limits.max_num_batched_tokens", ("max_num_batched_tokens",), _size),

@@ -1,9 +1,12 @@
 """The engine arguments of a serve item, by FlagScale's own order of precedence."""
 
+import itertools
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
+from flagdeploy.config import references
 from flagdeploy.config.flagscale import arguments
 from flagdeploy.config.flagscale.draft import Draft
 from flagdeploy.config.flagscale.pair import Reference
@@ -27,25 +30,32 @@ def read(draft: Draft, engine: str, item: KeyPath) -> None:
 
 
 def _effective(draft: Draft, engine: str, item: KeyPath) -> dict[str, tuple[Any, KeyPath]]:
-    """Each argument with the value that FlagScale would let win: of `engine_args` for vLLM, of
-    the engine's own for the others, and of the command line before both."""
-    common = (*item, "engine_args")
-    specific = (*item, "engine_args_specific", engine)
+    """Each argument with the value that FlagScale would let win: of `engine_args` for vLLM, of the
+    engine's own for the others. What `runner` says becomes a part of `engine_args` before that."""
+    common = [*_written(draft, (*item, "engine_args")), *_of_runner(draft)]
+    specific = list(_written(draft, (*item, "engine_args_specific", engine)))
     order = [specific, common] if engine == "vllm" else [common, specific]
     chosen: dict[str, tuple[Any, KeyPath]] = {}
-    for place in [*order, ("experiment", "runner", "cli_args", "engine_args")]:
-        for name, value, path in _written(draft, place):
-            row = arguments.row(engine, name)
-            same = [n for n in chosen if n == name or (row and n in row.names)]
-            for loser in same:
-                beaten, where = chosen.pop(loser)
-                if beaten != value:
-                    text = DIFFERS["won"].format(
-                        winner=value, loser=beaten, place=draft.pair.where(where)
-                    )
-                    draft.note(path, text)
-            chosen[name] = (value, path)
+    for name, value, path in itertools.chain(*order):
+        for other in [n for n in chosen if _same(engine, n) == _same(engine, name)]:
+            beaten, where = chosen.pop(other)
+            words = [f"{name}: {value}", f"{other}: {beaten}"]
+            if other == name:
+                words = [str(value), str(beaten)]
+            if words[0] != words[1]:
+                place = draft.pair.where(where)
+                text = DIFFERS["won"].format(winner=words[0], loser=words[1], place=place)
+                draft.note(path, text)
+        chosen[name] = (value, path)
     return chosen
+
+
+def _same(engine: str, name: str) -> str:
+    """Equal for all names of one setting."""
+    if row := arguments.row(engine, name):
+        return row.key
+    own = arguments.RENAMED[engine].get(name, name).replace("-", "_")
+    return own.removeprefix("no_") if engine == "vllm" else own
 
 
 def _written(draft: Draft, place: KeyPath) -> Iterator[tuple[str, Any, KeyPath]]:
@@ -54,19 +64,54 @@ def _written(draft: Draft, place: KeyPath) -> Iterator[tuple[str, Any, KeyPath]]
         yield raw.replace("-", "_"), draft.take(*path), path
 
 
+def _of_runner(draft: Draft) -> Iterator[tuple[str, Any, KeyPath]]:
+    """`deploy.port` and what FlagScale's command line sets, the strongest last."""
+    given = ("experiment", "runner", "cli_args")
+    for name, path in (
+        ("port", (*deploy_place(draft), "port")),
+        ("port", (*given, "port")),
+        ("model", (*given, "model_path")),
+    ):
+        value = draft.take(*path)
+        if name == "port" and value is not None and not arguments.is_port(value):
+            draft.refuse(path, f"`{value}`: a port is a number up to 65535")
+        elif value is not None:
+            yield name, value, path
+    path = (*given, "engine_args")
+    written = draft.look(*path)
+    if isinstance(written, str):  # JSON, as it is typed there
+        draft.read.add(path)
+        try:
+            found = json.loads(written)
+        except ValueError:
+            found = None
+        if isinstance(found, dict):
+            yield from ((name.replace("-", "_"), value, path) for name, value in found.items())
+        else:
+            draft.refuse(path, f"`{written}`: a JSON object is expected")
+    else:
+        yield from _written(draft, path)
+
+
+def deploy_place(draft: Draft) -> KeyPath:
+    """Where the settings of the server stand: FlagScale puts the old place over the new one."""
+    old = ("experiment", "deploy")
+    return old if draft.look(*old) else ("experiment", "runner", "deploy")
+
+
 def _argument(draft: Draft, engine: str, name: str, value: Any, path: KeyPath) -> None:
     if value is None:
         draft.note(path, DIFFERS["null"])
     elif name == "api_key":
         _api_key(draft, value, path)
+    elif references.is_secret_argument(name) and isinstance(value, str) and value:
+        draft.refuse(path, REFUSED["secret argument"])
     elif name == "distributed_executor_backend":
         draft.note(path, DIFFERS["Ray"])
     elif name in arguments.OF_RANKS:
         draft.note(path, DIFFERS["rank"])
     elif name == "load_format" and value in ("auto", "dummy"):
         draft.set("weights", "random" if value == "dummy" else "checkpoint", path)
-    elif name == "enable_expert_parallel" and engine == "vllm":
-        draft.set("parallel.expert", value is True, path)
     elif row := arguments.row(engine, name):
         _known(draft, engine, row, name, value, path)
     else:

@@ -84,13 +84,20 @@ def _commands(draft: Draft) -> None:
 
 
 def _operators(draft: Draft) -> None:
-    """USE_FLAGGEMS asks for FlagGems, of an engine that FlagScale patched or of the FL plugin."""
-    key = ("container", "env", "USE_FLAGGEMS")
-    text = draft.get("container.prelude") or ""
-    value, where = draft.settings.get(key, (prelude.exported(text, key[-1]), None))
-    if str(value).lower() not in ("1", "true"):
+    """USE_FLAGGEMS asks for FlagGems, of an engine that FlagScale patched or of the FL plugin; only
+    the former takes ``yes`` for a yes."""
+    value, where = _reaching(draft, "USE_FLAGGEMS")
+    plugin = "fl" in _reaching(draft, "VLLM_PLUGINS")[0].split(",")
+    if value.lower() not in ("1", "true", *(() if plugin else ("yes",))):
         return
-    where = where or draft.pair.where(("experiment", "cmds", "before_start"))
-    plugin = "fl" in str(draft.get("container.env.VLLM_PLUGINS") or "").split(",")
     draft.settings["operators", "library"] = ("flaggems", where)
     draft.settings["operators", "build"] = ("plugin" if plugin else "patched", where)
+
+
+def _reaching(draft: Draft, name: str) -> tuple[str, str]:
+    """The value with which a variable reaches the engine, empty without one, and its place."""
+    value = prelude.exported(draft.get("container.prelude") or "", name)
+    if value is not None:
+        return value, draft.pair.where(("experiment", "cmds", "before_start"))
+    value, where = draft.settings.get(("container", "env", name), ("", ""))
+    return str(value), where

@@ -85,8 +85,6 @@ def _engine_args(
             said.add(row.key)
     if written.get("served_model_name") == written["model"]:
         del written["served_model_name"]
-    if deployment.engine == "vllm" and deployment.parallel.expert > 1:
-        written["enable_expert_parallel"] = True
     if deployment.engine == "sglang" and deployment.chunked_prefill is not None:
         said.add("chunked_prefill")
         written.pop("enable_chunked_prefill", None)
@@ -118,7 +116,12 @@ def _experiment(deployment: Deployment, hosts: Sequence[Host], task: str) -> dic
         runner["ssh_port"] = _ssh_port(hosts)
     elif deployment.vendor != "nvidia":
         kinds = {vendor: kind for kind, vendor in VENDORS.items()}
+        split = deployment.parallel
         runner["device_type"] = kinds.get(deployment.vendor, deployment.vendor)
+        # FlagScale refuses the one without the other.
+        runner["nproc_per_node"] = split.tensor * split.pipeline * split.data
+    if deployment.engine == "sglang" and len(hosts) > 1:  # nor does it start without these
+        runner |= {"nnodes": len(hosts), "master_addr": hosts[0].address}
     runner["master_port"] = deployment.endpoint.master_port
     experiment = {
         "exp_name": deployment.name,
@@ -179,7 +182,9 @@ def _notes(loaded: Loaded, values: Mapping[str, Any], said: set[str]) -> list[Pr
     notes = [Problem(loaded.where(k), k, NO_PLACE[""]) for k in left if k not in container]
     if container:
         notes.append(Problem("", ", ".join(container), NO_PLACE["container"]))
-    hosts = loaded.hosts
+    hosts = () if loaded.deployment.launcher == "local" else loaded.hosts
+    if hosts and {VENDORS.get(h.type or "gpu") for h in hosts} != {loaded.deployment.vendor}:
+        notes.append(Problem(loaded.where("vendor"), "vendor", NO_PLACE["vendor"]))
     if any(h.user or h.docker for h in hosts) or len({h.port for h in hosts}) > 1:
         notes.append(Problem(loaded.where("hostfile"), "hostfile", NO_PLACE["hostfile"]))
     return notes

@@ -8,13 +8,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from flagdeploy.config import hostfile
-from flagdeploy.config.flagscale import engine_args, environment, pair
+from flagdeploy.config.flagscale import arguments, engine_args, environment, pair
 from flagdeploy.config.flagscale.draft import Draft
 from flagdeploy.config.flagscale.imported import Imported
-from flagdeploy.config.flagscale.texts import ASSUMED, DIFFERS, LEFT_OUT, REFUSED
+from flagdeploy.config.flagscale.texts import ASSUMED, LEFT_OUT, REFUSED
 from flagdeploy.config.launch import Host
 from flagdeploy.config.yaml_file import KeyPath
 from flagdeploy.errors import ConfigError, did_you_mean
@@ -97,6 +96,9 @@ def _engine(draft: Draft) -> None:
         return
     draft.read.add((*chosen, "serve_id"))
     engine = draft.take(*chosen, "engine") or backend
+    if backend not in (None, engine):
+        what = f"`{backend}`, but {'.'.join(chosen)}.engine is `{engine}`: {REFUSED['backend']}"
+        draft.refuse(("experiment", "task", "backend"), what)
     if engine not in _ENGINES:
         what = f"`{engine}`: {REFUSED['serve.engine']}; {did_you_mean(str(engine), _ENGINES)}"
         draft.refuse((*chosen, "engine"), what)
@@ -117,30 +119,27 @@ def _engine(draft: Draft) -> None:
 
 
 def _deploy(draft: Draft) -> None:
-    """`runner.deploy`, and its old place; its port wins over the engine's."""
-    for place in (("experiment", "deploy"), (*_RUNNER, "deploy")):
-        for name in draft.section(*place):
-            path = (*place, name)
-            value = draft.take(*path)
-            if name == "port" and value is not None:
-                _port(draft, value, path)
-            elif name in ("prefill_decode_disaggregation", "enable_composition"):
-                if value:
-                    draft.refuse(path, REFUSED[name])
-            elif name == "use_fs_serve":
-                if value:
-                    draft.note(path, LEFT_OUT["deploy.use_fs_serve"])
-            elif name in _DEPLOY_ONLY:
-                draft.note(path, LEFT_OUT["deploy"])
-            else:
-                draft.note(path, LEFT_OUT["unknown"])
-    for name, key in (("port", "endpoint.port"), ("model_path", "model.checkpoint")):
-        path = (*_RUNNER, "cli_args", name)
+    """`runner.deploy`, or its old place; the port is an argument of the engine."""
+    place = engine_args.deploy_place(draft)
+    other = (*_RUNNER, "deploy")
+    if place != other and draft.take(*other):
+        draft.note(other, LEFT_OUT["runner.deploy"])
+    found = draft.section(*place)
+    if "use_fs_serve" not in found:
+        draft.note((*place, "use_fs_serve"), ASSUMED["use_fs_serve"])
+    for name in found:
+        path = (*place, name)
         value = draft.take(*path)
-        if value is not None and name == "port":
-            _port(draft, value, path)
-        elif value is not None:
-            draft.set(key, str(value), path)
+        if name in ("prefill_decode_disaggregation", "enable_composition"):
+            if value:
+                draft.refuse(path, REFUSED[name])
+        elif name == "use_fs_serve":
+            if value:
+                draft.note(path, LEFT_OUT["deploy.use_fs_serve"])
+        elif name in _DEPLOY_ONLY:
+            draft.note(path, LEFT_OUT["deploy"])
+        elif name != "port":
+            draft.note(path, LEFT_OUT["unknown"])
 
 
 _DEPLOY_ONLY = {
@@ -158,28 +157,20 @@ _DEPLOY_ONLY = {
 }
 
 
-def _port(draft: Draft, value: Any, path: KeyPath) -> None:
-    if not _is_port(value):
-        draft.refuse(path, f"`{value}`: a port is a number up to 65535")
-        return
-    before, place = draft.settings.get(("endpoint", "port"), (None, ""))
-    if before not in (None, int(value)):
-        draft.note(path, DIFFERS["won"].format(winner=value, loser=before, place=place))
-    draft.set("endpoint.port", int(value), path)
-
-
-def _is_port(value: Any) -> bool:
-    return bool(re.fullmatch("[0-9]{1,5}", str(value))) and 0 < int(value) < 65536
-
-
 def _inventory(draft: Draft, given: str | None) -> tuple[Host, ...]:
     """The hosts: of `given`, else of `runner.hostfile`, looked for beside the file and above."""
     path = (*_RUNNER, "hostfile")
     written = draft.take(*path)
     if given:
+        for name in ("hostfile", "ssh_port", "nnodes"):
+            if draft.take(*_RUNNER, name) is not None:
+                draft.note((*_RUNNER, name), LEFT_OUT["runner.hosts given"])
         return hostfile.read(Path(given))
     if written is None:
-        return _first(draft, ())
+        for name in ("ssh_port", "nnodes"):
+            if draft.take(*_RUNNER, name) is not None:
+                draft.note((*_RUNNER, name), LEFT_OUT["runner without hostfile"])
+        return ()
     folders = draft.pair.file.resolve().parents
     found = next((f / str(written) for f in folders if (f / str(written)).is_file()), None)
     if found is None:
@@ -188,7 +179,7 @@ def _inventory(draft: Draft, given: str | None) -> tuple[Host, ...]:
     draft.set("hostfile", str(found), path)
     hosts = _first(draft, hostfile.read(found))
     port = draft.take(*_RUNNER, "ssh_port") or 22
-    if not _is_port(port):
+    if not arguments.is_port(port):
         draft.refuse((*_RUNNER, "ssh_port"), f"`{port}`: a port is a number up to 65535")
         return hosts
     return tuple(replace(host, port=int(port)) if host.port == 22 else host for host in hosts)
@@ -207,7 +198,6 @@ def _first(draft: Draft, hosts: tuple[Host, ...]) -> tuple[Host, ...]:
 
 def _runner(draft: Draft, hosts: Sequence[Host]) -> None:
     draft.section(*_RUNNER)
-    draft.read.add((*_RUNNER, "ssh_port"))
     path = (*_RUNNER, "type")
     if draft.take(*path) not in (None, "ssh"):
         draft.refuse(path, REFUSED["experiment.runner.type"])
@@ -219,13 +209,18 @@ def _runner(draft: Draft, hosts: Sequence[Host]) -> None:
             draft.note(path, LEFT_OUT["runner.docker"])
     path = (*_RUNNER, "master_port")
     port = draft.take(*path)
-    if port is not None and not _is_port(port):
+    if port is not None and not arguments.is_port(port):
         draft.refuse(path, f"`{port}`: a port is a number up to 65535")
     elif port is not None:
         draft.set("endpoint.master_port", int(port), path)
-    for name in ("master_addr", "nproc_per_node", "no_shared_fs"):
+    names = {name: f"runner.{name}" for name in ("master_addr", "nproc_per_node", "no_shared_fs")}
+    if hosts:
+        names["device_type"] = "runner.device_type"
+    else:
+        names |= dict.fromkeys(("master_addr", "nproc_per_node"), "runner without hostfile")
+    for name, why in names.items():
         if draft.take(*_RUNNER, name) is not None:
-            draft.note((*_RUNNER, name), LEFT_OUT[f"runner.{name}"])
+            draft.note((*_RUNNER, name), LEFT_OUT[why])
 
 
 def _rest(draft: Draft) -> None:

@@ -44,12 +44,15 @@ class Pair:
 
 
 def locate(given: Path) -> Path:
-    """The experiment file meant by a file, or by a folder such as ``examples/deepseek_r1``.
+    """The experiment file meant by a file, by a folder such as ``examples/deepseek_r1``, or, in a
+    clone of FlagScale, by the name of a model as its own command takes it.
 
     Raises UsageError when there is none, or when several could be meant.
     """
     if given.is_file():
         return given
+    if not given.exists() and len(given.parts) == 1 and (Path("examples") / given).is_dir():
+        given = Path("examples") / given
     if not given.is_dir():
         raise UsageError(f"{given}: no such file or folder")
     folders = (given / "conf", given)
@@ -135,12 +138,13 @@ class _Resolver:
             return [self.tree(v, (*path, str(i))) for i, v in enumerate(value)]
         return self.text(value, path, 0) if isinstance(value, str) and path[0] != "hydra" else value
 
-    def text(self, text: str, path: KeyPath, depth: int) -> Any:
+    def text(self, text: str, path: KeyPath, depth: int, alone: bool = True) -> Any:
+        """`text` resolved; `alone` unless it becomes a part of a longer text."""
         if depth > _DEEPEST:
             raise self._problem(path, f"`{text}` leads back to itself")
         whole = _OPENING.fullmatch(text)
         if whole and not whole[1] and whole[2] is not None:
-            return self._value(whole[2], path, depth)
+            return self._value(whole[2], path, depth, alone)
 
         def replaced(match: re.Match[str]) -> str:
             backslashes, body = match.groups()
@@ -149,14 +153,14 @@ class _Resolver:
                 return kept + match[0][len(backslashes) :]
             if body is None:
                 raise self._problem(path, f"`{text}`: {REFUSED['interpolation']}")
-            return kept + str(self._value(body, path, depth))
+            return kept + str(self._value(body, path, depth, alone=False))
 
         return _OPENING.sub(replaced, text)
 
-    def _value(self, body: str, path: KeyPath, depth: int) -> Any:
+    def _value(self, body: str, path: KeyPath, depth: int, alone: bool) -> Any:
         variable = _ENVIRONMENT.fullmatch(body.strip())
         if variable:
-            return self._variable(variable[1], variable[2], path)
+            return self._variable(variable[1], variable[2], path, alone)
         value: Any = self.pair.data
         for name in body.strip().split("."):
             if isinstance(value, list) and name.isdigit() and int(name) < len(value):
@@ -165,22 +169,29 @@ class _Resolver:
                 value = value[name]
             else:
                 raise self._problem(path, f"`${{{body}}}`: {REFUSED['interpolation']}")
-        return self.text(value, path, depth + 1) if isinstance(value, str) else value
+        return self.text(value, path, depth + 1, alone) if isinstance(value, str) else value
 
-    def _variable(self, name: str, default: str | None, path: KeyPath) -> Any:
+    def _variable(self, name: str, default: str | None, path: KeyPath, alone: bool) -> Any:
         later = "envs" in path or path[-1].replace("-", "_") == "api_key"
-        if later and default is None:
+        if later and alone and default is None:
             return Reference(f"${{env:{name}}}")
         if looks_secret(name):
-            raise self._problem(path, f"{name} looks like a secret, which may stand only in envs")
+            what = REFUSED["part of a secret" if later else "secret elsewhere"]
+            raise self._problem(path, f"{name} {what}")
         if name not in self.environ and default is None:
             raise self._problem(path, f"the environment variable {name} is not set")
         taken = self.environ.get(name)
-        value = yaml_file.parse_value((default or "").strip()) if taken is None else taken
+        value = self._default(default or "", path) if taken is None else taken
         source = "its default" if taken is None else "the environment"
         what = f"{name} is `{value}`, from {source}, and stays so"
         self.pair.notes.append(Problem(self.pair.where(path), ".".join(path), what))
         return value
+
+    def _default(self, text: str, path: KeyPath) -> Any:
+        try:
+            return yaml_file.parse_value(text.strip())
+        except ValueError as error:
+            raise self._problem(path, str(error)) from None
 
     def _problem(self, path: KeyPath, what: str) -> ConfigError:
         return ConfigError([Problem(self.pair.where(path), ".".join(path), what)])

@@ -11,12 +11,18 @@ REFUSED = {
     "enable_composition": "graphs of several models are not supported: serve each by itself",
     "serve.module": "graphs of Python modules are not supported, only engines",
     "serve.engine": "flagdeploy has no such engine",
+    "backend": "FlagScale reads the one or the other, by its version: leave one out",
     "no serve item": "no item of `serve` has a serve_id and an engine",
     "node_args": "every host gets the same engine arguments; only variables differ (nodes_envs)",
     "nodes_envs": "is no host of the hostfile",
     "model": "name an absolute path, or ORGANISATION/MODEL of the hub",
     "num_replicas": "one deployment is one replica: use data_parallel_size",
     "secret": "looks like a secret written out: write ${oc.env:NAME}",
+    "secret argument": "looks like a secret, and every process sees arguments: write it to "
+    "envs, as ${oc.env:NAME}",
+    "secret elsewhere": "looks like a secret, which may stand only in envs",
+    "part of a secret": "looks like a secret: write ${oc.env:NAME} for the whole value, without a "
+    "default",
     "hostfile": "not found beside the file or in a folder above it: give --hosts FILE",
     "types": "one deployment runs on one type of device, but the hostfile has several",
 }
@@ -28,10 +34,14 @@ LEFT_OUT = {
     "experiment.auto_tuner": "not carried out: there is no automatic tuning yet",
     "experiment.cmds.after_stop": "not run: stopping removes the containers as a whole",
     "experiment.node_args": "not used: FlagScale reads it for SGLang only",
+    "runner.deploy": "not used: FlagScale puts experiment.deploy in its place",
     "runner.no_shared_fs": "not used: it names FlagScale's log files",
     "runner.docker": "names a running container; flagdeploy starts one on every host: give its "
     "image with container.image=IMAGE",
     "runner.docker without hostfile": "not used: without a hostfile the engine starts here",
+    "runner.hosts given": "not used: the hosts are those of --hosts",
+    "runner without hostfile": "not used: without a hostfile the engine runs here, by itself",
+    "runner.device_type": "not used: FlagScale reads it without a hostfile only",
     "runner.master_addr": "not used: the first host of the hostfile is rank 0",
     "runner.nproc_per_node": "not used: `slots` of the hostfile say it",
     "runner.nnodes": "not used: the hostfile says it",
@@ -52,6 +62,8 @@ ASSUMED = {
     "on the spelling of arguments and on Ray: engine_version=X",
     "endpoint.host": "FlagScale listens on every network; here it is {own}: "
     "endpoint.host=0.0.0.0 for all",
+    "use_fs_serve": "true in FlagScale unless it is set, which starts Ray Serve; here the engine's "
+    "own server gives the same API",
     "name": "becomes `{name}`, which may name a container",
 }
 
@@ -73,6 +85,7 @@ NO_PLACE = {
     "": "FlagScale has no key for it",
     "container": "FlagScale starts no container: set runner.docker to the name of one that runs "
     "on every host, made with these settings",
+    "vendor": "FlagScale has no word for it: the types of the hostfile do not say it",
     "engine": "FlagScale serves with vllm, sglang and llama_cpp",
     "hostfile": "FlagScale has one SSH port, and no user or socket, for all hosts",
 }
