@@ -344,6 +344,8 @@ FL = "export VLLM_PLUGINS=fl"
         ({"USE_FLAGGEMS": False}, "", None),
         ({"USE_FLAGGEMS": "true", "VLLM_PLUGINS": "fl"}, "", "plugin"),
         ({"USE_FLAGGEMS": "yes", "VLLM_PLUGINS": "fl"}, "", None),
+        ({"VLLM_PLUGINS": "fl"}, "", "plugin"),
+        ({}, f"source /x && {FL}", "plugin"),
         ({}, f"source /x && {FL} && export USE_FLAGGEMS=1", "plugin"),
         ({"USE_FLAGGEMS": "1"}, f"source /x && {FL}", "plugin"),
         ({"USE_FLAGGEMS": "0"}, "source /x && export USE_FLAGGEMS=1", "patched"),

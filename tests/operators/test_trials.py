@@ -49,7 +49,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def trials(folder: Path, model: str = "m", silent: float = 1.5, whole: float = 2.5) -> Trials:
+def trials(folder: Path, model: str = "m", silent: float = 3, whole: float = 5) -> Trials:
     made = Trials(
         folder,
         {"model": model},
@@ -79,8 +79,8 @@ def test_crash_hang_slow_and_slow_compilation_are_told_apart(folder: Path) -> No
         "slow": "slow",
     }
     assert found[1].evidence == "exit 1 in pass 1 of 3; ValueError: no such layout"
-    assert found[2].evidence == "no progress for 1.5 s in pass 1 of 3, idle"
-    assert found[3].evidence == "in pass 1 of 3 after 2.5 s, making progress"
+    assert found[2].evidence == "no progress for 3 s in pass 1 of 3, idle"
+    assert found[3].evidence == "in pass 1 of 3 after 5 s, making progress"
     tries = {kind: started(folder).count(kind) for kind in kinds}
     # what compiles gets three chances, and a slow one is seen again with nothing beside it
     assert tries == dict.fromkeys(kinds, 1) | {"compiles": 3, "compiles_once": 2, "slow": 2}

@@ -100,9 +100,9 @@ def test_the_first_rank_that_failed_is_named(
 def test_health_alone_is_not_ready_and_no_progress_is_a_stall(
     make_plan: MakePlan, launchers: Launchers, run: Run
 ) -> None:
-    error = failure(make_plan(("healthy",), stall_timeout=1), launchers, run)
+    error = failure(make_plan(("healthy",), stall_timeout=3), launchers, run)
     assert str(error) == (
-        'tiny: no sign of progress for 1 s (log, memory, disk): HTTP 503: {"error": "loading"}'
+        'tiny: no sign of progress for 3 s (log, memory, disk): HTTP 503: {"error": "loading"}'
     )
     assert error.hint == (
         "flagdeploy logs shows what it waits for; readiness.stall_timeout allows more"

@@ -85,9 +85,12 @@ def _commands(draft: Draft) -> None:
 
 def _operators(draft: Draft) -> None:
     """USE_FLAGGEMS asks for FlagGems, of an engine that FlagScale patched or of the FL plugin; only
-    the former takes ``yes`` for a yes."""
+    the former takes ``yes`` for a yes, and only the latter nothing."""
     value, where = _reaching(draft, "USE_FLAGGEMS")
-    plugin = "fl" in _reaching(draft, "VLLM_PLUGINS")[0].split(",")
+    plugins, named = _reaching(draft, "VLLM_PLUGINS")
+    plugin = "fl" in plugins.split(",")
+    if plugin and not value:
+        value, where = "1", named
     if value.lower() not in ("1", "true", *(() if plugin else ("yes",))):
         return
     draft.settings["operators", "library"] = ("flaggems", where)
