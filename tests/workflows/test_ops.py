@@ -93,3 +93,25 @@ def test_bounds_and_times_that_make_no_sense(
 ) -> None:
     with pytest.raises(UsageError, match=said):
         bisect(tmp_path, tmp_path / "out", **asked)
+
+
+def test_a_checkpoint_that_changed_in_its_place_is_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(STAND_IN))
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.parent.mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    requests = []
+
+    def made(folder: Path, request: dict[str, Any], **options: Any) -> None:
+        requests.append(request)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flagdeploy.workflows.ops.Trials", made)
+    for content in ("old", "old", "new"):
+        weights.write_text(content)
+        with pytest.raises(KeyboardInterrupt):
+            bisect(tmp_path / "model", tmp_path / "out")
+    assert requests[0] == requests[1]
+    assert requests[1] != requests[2]
