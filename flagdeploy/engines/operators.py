@@ -7,7 +7,7 @@ from typing import Any
 from flagdeploy.config.launch import Switch
 from flagdeploy.config.schema import Deployment
 from flagdeploy.engines.arguments import Table
-from flagdeploy.engines.builds import FILE, OVERRIDDEN, Build, text
+from flagdeploy.engines.builds import APPENDED, FILE, OVERRIDDEN, Build, text
 from flagdeploy.errors import did_you_mean
 
 Finding = tuple[str, str]
@@ -41,6 +41,7 @@ def switch(table: Table, deployment: Deployment) -> Switch | None:
         variables=tuple(environment(table, deployment)),
         log="" if deployment.vendor in build.unrecorded_on else build.log,
         no_log=build.unrecorded_on.get(deployment.vendor, ""),
+        log_at=build.log_at,
         off=build.off,
     )
 
@@ -98,6 +99,8 @@ def _settings(table: Table, deployment: Deployment, build: Build) -> Iterator[Fi
     for name in OVERRIDDEN:
         if FILE in given and name in given and name in build.config:
             yield f"operators.config.{name}", f"is ignored: operators.config.{FILE} replaces it"
+    if deployment.operators.include and APPENDED in given and APPENDED in build.config:
+        yield f"operators.config.{APPENDED}", "is ignored: operators.include leaves out all others"
 
 
 def _contradictions(deployment: Deployment, build: Build) -> Iterator[Finding]:
@@ -111,9 +114,10 @@ def _contradictions(deployment: Deployment, build: Build) -> Iterator[Finding]:
     chosen |= {build.settings[n]: f"config.{n}" for n in wanted.config if n in build.settings}
     for place, env in places.items():
         for name, value in env.items():
-            if name == build.switch and str(value).lower() not in TRUE:
+            if build.on.get(name) == "1" and str(value).lower() not in TRUE:
                 what = f"{value} switches off what operators.library asks for"
-                yield f"container.{place}.{name}", what
+                recorder = f"{value} switches off the operator log, which proves the swap"
+                yield f"container.{place}.{name}", what if name == build.switch else recorder
             if name and name in chosen:
                 what = f"is set by flagdeploy: use `operators.{chosen[name]}`"
                 yield f"container.{place}.{name}", what

@@ -158,6 +158,23 @@ BUILDS = "use an image built for it and set patched or plugin"
             ("operators.config.strict", "is ignored: operators.config.file replaces it"),
         ),
         (
+            flaggems(build="plugin", include=["mm"], config={"blacklist_append": ["add"]}),
+            (
+                "operators.config.blacklist_append",
+                "is ignored: operators.include leaves out all others",
+            ),
+        ),
+        (
+            replace(
+                flaggems("sglang", build="plugin"),
+                container=Container(env={"SGLANG_FLAGGEMS_RECORD": "0"}),
+            ),
+            (
+                "container.env.SGLANG_FLAGGEMS_RECORD",
+                "0 switches off the operator log, which proves the swap",
+            ),
+        ),
+        (
             flaggems(build="plugin", exclude=["aten::mm"]),
             ("operators.exclude", "`aten::mm` is no name of a function of the library"),
         ),
@@ -217,6 +234,7 @@ def test_every_engine_honours_a_library_or_says_why_not(name):
     for build in table.operators.values():
         assert build.switch == "USE_FLAGGEMS"
         assert build.log
+        assert all(place in build.log for place in build.log_at.values())
 
 
 def test_a_switch_is_undone_whoever_set_it(vllm):
