@@ -1,5 +1,6 @@
 """ops coverage: a profile of real requests to a process, and traces that somebody else made."""
 
+import gzip
 import json
 import socket
 import sys
@@ -200,10 +201,12 @@ def test_an_engine_that_dies_is_told_by_the_requests(
         profile.profile([], endpoint, ask, {}, to=tmp_path / "t", timeout_s=1, report=silent)
 
 
-def test_traces_that_do_not_come(serve: Serve) -> None:
+def test_traces_that_do_not_come(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     serve("silent")
+    written = profile._written
+    monkeypatch.setattr(profile, "_written", lambda ranks, before, _: written(ranks, before, 0.0))
     with pytest.raises(EngineError, match="no whole traces in .* of ranks: 0"):
-        of_deployment(NAME, Asking(requests=1, warm_up=0), timeout_s=0.5)
+        of_deployment(NAME, Asking(requests=1, warm_up=0))
 
 
 def test_a_scan_that_fails_leaves_the_traces(
@@ -292,6 +295,17 @@ def test_what_cannot_be_read(
     assert done.exit_code == 2
     assert error in done.stderr
     assert done.stdout == ""
+
+
+def test_a_trace_that_is_named_twice_is_read_once(trace: Path, tmp_path: Path) -> None:
+    """By its name, by that of its folder, by a link, or unpacked beside what the engine wrote."""
+    whole = of_traces([trace])
+    trace.with_suffix("").write_bytes(gzip.decompress(trace.read_bytes()))
+    link = tmp_path / "link.json"
+    link.symlink_to(trace)
+    again = of_traces([trace.parent, trace, link])
+    assert again.total == whole.total
+    assert again.trace.files == 1
 
 
 def test_a_trace_without_kernels_is_no_share_of_nothing(tmp_path: Path) -> None:
