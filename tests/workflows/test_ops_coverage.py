@@ -3,10 +3,12 @@
 import gzip
 import json
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -27,7 +29,9 @@ from flagdeploy.config.launch import (
 )
 from flagdeploy.errors import EngineError, EvalError, HostError, UsageError
 from flagdeploy.evals.client import Endpoint
+from flagdeploy.launchers.base import Result as CmdResult
 from flagdeploy.launchers.local import LocalLauncher
+from flagdeploy.operators.trace import read_traces
 from flagdeploy.records.events import silent
 from flagdeploy.records.run import Run
 from flagdeploy.workflows import places, profile
@@ -207,6 +211,35 @@ def test_traces_that_do_not_come(serve: Serve, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(profile, "_written", lambda ranks, before, _: written(ranks, before, 0.0))
     with pytest.raises(EngineError, match="no whole traces in .* of ranks: 0"):
         of_deployment(NAME, Asking(requests=1, warm_up=0))
+
+
+def test_traces_in_a_folder_that_hosts_share_count_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Sharing:
+        def inside(self, rank: str, argv: list[str], timeout: float) -> CmdResult:
+            done = subprocess.run([sys.executable, *argv[1:]], capture_output=True)
+            return CmdResult(done.returncode, done.stdout, done.stderr)
+
+    def post(endpoint: Endpoint, path: str, timeout_s: float) -> None:
+        for rank in (0, 1) if path == "/stop_profile" else ():
+            recording = Recording()
+            recording.launch("add_kernel", 30 + rank)
+            recording.write(tmp_path / "shared" / f"rank{rank}.pt.trace.json")
+
+    def place(rank: int) -> profile.Place:
+        running = SimpleNamespace(rank=rank, host=f"host{rank}", id=str(rank), what=f"rank {rank}")
+        return profile.Place(running, Sharing(), str(tmp_path / "shared"))  # type: ignore[arg-type]
+
+    (tmp_path / "shared").mkdir()
+    monkeypatch.setattr(profile, "_post", post)
+    monkeypatch.setattr(profile, "QUIET_S", 0.1)
+    found = profile.profile(
+        [place(0), place(1)], Endpoint("http://127.0.0.1:9", "m"), lambda: None, {},
+        to=tmp_path / "t", timeout_s=60, report=silent,
+    )  # fmt: skip
+    read = read_traces(found.traces)
+    assert sum(tally.launches for tally in read.pairs.values()) == 2
 
 
 def test_a_scan_that_fails_leaves_the_traces(
