@@ -55,16 +55,19 @@ class State:
         whole = content[: content.rfind(b"\n") + 1]
         if len(whole) < len(content):
             os.truncate(self._file, len(whole))
-        if not whole:
-            append_private(self._file, json.dumps(about).encode() + b"\n")
-            return []
-        first, *rows = [self._row(n, line) for n, line in enumerate(whole.splitlines(), 1)]
-        if first != json.loads(json.dumps(about)):
+        first, *rows = [
+            self._row(number, line) for number, line in enumerate(whole.splitlines(), 1)
+        ] or [{}]
+        if first == json.loads(json.dumps(about)):
+            return rows
+        if any("trial" in row for row in rows):
             raise UsageError(
                 f"{self._file}: holds trials of another model, probe, library or version",
                 f"continue with what it was started with, or {ELSEWHERE}",
             )
-        return rows
+        self._file.unlink(missing_ok=True)  # nothing was found out of any operator
+        append_private(self._file, json.dumps(about).encode() + b"\n")
+        return []
 
     def _row(self, number: int, line: bytes) -> dict[str, Any]:
         try:

@@ -186,7 +186,14 @@ def test_what_is_left_is_tried_again_when_something_else_is_left_out(folder: Pat
 
 
 def test_another_search_in_the_same_folder_is_refused(folder: Path) -> None:
-    trials(folder).stop()
+    first = trials(folder, model="mistaken")
+    first.native("native")  # which is nothing lost
+    first.stop()
+    second = trials(folder)
+    second.native("native")
+    second.outcomes([frozenset(["fine"])])
+    second.stop()
+    assert started(folder) == ["none", "none", "fine"]
     with pytest.raises(UsageError, match="trials.jsonl: holds trials of another model") as caught:
         trials(folder, model="other")
     assert caught.value.hint == "continue with what it was started with, or give another --out"
