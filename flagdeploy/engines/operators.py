@@ -69,12 +69,29 @@ def problems(table: Table, deployment: Deployment) -> Iterator[Finding]:
     if deployment.launcher == "local" and build.log.startswith("/"):
         what = f"ranks of this machine share {build.log}, so it proves nothing of one of them"
         yield "launcher", f"{what}: run the {wanted.build} build in a container (ssh)"
+    yield from _shared(deployment, build)
     yield from _choices(table, deployment, build)
     yield from _settings(table, deployment, build)
     yield from _contradictions(deployment, build)
     if deployment.vendor in build.unrecorded_on and not wanted.compare_native:
         what = f"nothing else would show the swap: {build.unrecorded_on[deployment.vendor]}"
         yield "operators.compare_native", what
+
+
+def _shared(deployment: Deployment, build: Build) -> Iterator[Finding]:
+    """Another deployment's log, in a folder that is the host's own, would prove this one's swap."""
+    log = f"/tmp/{build.log}" if not build.log.startswith("/") else build.log
+    for name, place in build.log_at.items():
+        log = log.replace(place, str(deployment.container.env.get(name) or place))
+    if deployment.launcher == "local" or deployment.vendor in build.unrecorded_on:
+        return
+    for mount in deployment.container.mounts:
+        source, target = (part.rstrip("/") for part in [*mount.split(":"), ""][:2])
+        if source == target and log.startswith(f"{target}/"):
+            what = (
+                f"{source} of the host holds {log} of every deployment that mounts it, so it proves"
+            )
+            yield "container.mounts", f"{what} nothing of one: mount a folder of its own there"
 
 
 def _choices(table: Table, deployment: Deployment, build: Build) -> Iterator[Finding]:

@@ -195,6 +195,14 @@ BUILDS = "use an image built for it and set patched or plugin"
             ),
         ),
         (
+            replace(flaggems(build="patched"), container=Container(mounts=["/tmp:/tmp/"])),
+            (
+                "container.mounts",
+                "/tmp of the host holds /tmp/gems_oplist.log.txt of every deployment that mounts "
+                "it, so it proves nothing of one: mount a folder of its own there",
+            ),
+        ),
+        (
             replace(flaggems(build="patched"), container=Container(env={"USE_FLAGGEMS": "0"})),
             (
                 "container.env.USE_FLAGGEMS",
@@ -225,6 +233,20 @@ BUILDS = "use an image built for it and set patched or plugin"
 )
 def test_what_would_have_no_effect_is_refused(deployment, expected):
     assert expected in operator_problems(deployment)
+
+
+@pytest.mark.parametrize(
+    "mount, env",
+    [
+        ("/data/r1/tmp:/tmp", {}),
+        ("/data:/data", {}),
+        ("/tmp", {}),  # which is said elsewhere
+        ("/tmp:/tmp", {"FLAGGEMS_ENABLE_OPLIST_PATH": "/run/ops.txt"}),
+    ],
+)
+def test_a_log_that_nobody_else_writes_proves_the_swap(mount, env):
+    container = Container(mounts=[mount], env=env)
+    assert operator_problems(replace(flaggems(build="plugin"), container=container)) == []
 
 
 @pytest.mark.parametrize("name", engines.names(WORKSPACE))
