@@ -88,10 +88,9 @@ def _shared(deployment: Deployment, build: Build) -> Iterator[Finding]:
     for mount in deployment.container.mounts:
         source, target = (part.rstrip("/") for part in [*mount.split(":"), ""][:2])
         if source == target and log.startswith(f"{target}/"):
-            what = (
-                f"{source} of the host holds {log} of every deployment that mounts it, so it proves"
-            )
-            yield "container.mounts", f"{what} nothing of one: mount a folder of its own there"
+            what = f"`{mount}`: the host's folder holds {log} of every deployment that mounts it"
+            remedy = "so it proves nothing of one: mount a folder of its own there"
+            yield "container.mounts", f"{what}, {remedy}"
 
 
 def _choices(table: Table, deployment: Deployment, build: Build) -> Iterator[Finding]:

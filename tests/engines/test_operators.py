@@ -198,8 +198,9 @@ BUILDS = "use an image built for it and set patched or plugin"
             replace(flaggems(build="patched"), container=Container(mounts=["/tmp:/tmp/"])),
             (
                 "container.mounts",
-                "/tmp of the host holds /tmp/gems_oplist.log.txt of every deployment that mounts "
-                "it, so it proves nothing of one: mount a folder of its own there",
+                "`/tmp:/tmp/`: the host's folder holds /tmp/gems_oplist.log.txt of every "
+                "deployment that mounts it, so it proves nothing of one: mount a folder of its own "
+                "there",
             ),
         ),
         (
