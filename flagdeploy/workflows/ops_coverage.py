@@ -1,7 +1,7 @@
 """`flagdeploy ops coverage`: whose kernels do a model's work, of a deployment or in traces."""
 
 import json
-import os
+import secrets
 import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -243,7 +243,7 @@ def _tokens(replies: Sequence[Reply], kind: str) -> int:
 
 def _new_record(root: Path) -> Path:
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    return workspaces.state_folder(root) / f"coverage-{stamp}-{os.getpid()}"
+    return workspaces.state_folder(root) / f"coverage-{stamp}-{secrets.token_hex(2)}"
 
 
 def _command(name: str, asking: Asking, workspace: str | None) -> str:

@@ -34,7 +34,7 @@ from flagdeploy.launchers.local import LocalLauncher
 from flagdeploy.operators.trace import read_traces
 from flagdeploy.records.events import silent
 from flagdeploy.records.run import Run
-from flagdeploy.workflows import places, profile
+from flagdeploy.workflows import ops_coverage, places, profile
 from flagdeploy.workflows.ops_coverage import Asking, of_deployment, of_traces
 
 ENGINE = Path(__file__).with_name("profiled_engine.py")
@@ -168,8 +168,12 @@ def test_without_a_prefix_cache_the_same_is_asked_before(serve: Serve, tmp_path:
     assert after < before
 
 
-def test_a_second_profile_takes_its_own_traces(serve: Serve) -> None:
+def test_a_second_profile_takes_its_own_traces(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in the same second."""
     serve()
+    monkeypatch.setattr(ops_coverage.time, "strftime", lambda *_: "20260101T000000Z")
     first = of_deployment(NAME, Asking(requests=1, warm_up=0))
     second = of_deployment(NAME, Asking(requests=2, warm_up=0))
     assert [one.rows["library"].launches for one in (first, second)] == [1, 2]
