@@ -29,8 +29,8 @@ def bisect(
         ),
     ] = None,
     only: Annotated[
-        str, typer.Option("--only", metavar="OP,OP", help="Look at these operators alone.")
-    ] = "",
+        str | None, typer.Option("--only", metavar="OP,OP", help="Look at these operators alone.")
+    ] = None,
     device: Annotated[
         str, typer.Option("--device", help="Any torch device: cuda, cuda:1, mlu, ...")
     ] = "cuda",
@@ -81,7 +81,7 @@ def bisect(
             ckpt or resolve.served_checkpoint_of(name, find(workspace)),
             out_folder,
             baseline=baseline,
-            only=[word for word in only.split(",") if word],
+            only=None if only is None else only.replace(",", " ").split(),
             device=device,
             dtype=dtype,
             jobs=jobs,

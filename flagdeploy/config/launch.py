@@ -68,6 +68,8 @@ class Switch:
     """Why there are none."""
     off: Mapping[str, str] = field(default_factory=dict)
     """Variables that switch it off, whoever switched it on."""
+    log_at: Mapping[str, str] = field(default_factory=dict)
+    """The variable that moves the files of `log`, with the part of it that it stands for."""
 
     @property
     def taken_back(self) -> tuple[str, ...]:

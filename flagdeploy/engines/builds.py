@@ -21,6 +21,8 @@ FILE = "file"
 # A file of settings takes the place of these variables, which would be ignored beside it
 # (vllm_fl/dispatch/policy.py, `_policy_from_env`).
 OVERRIDDEN = ("prefer", "strict", "per_op", "allow_vendors", "deny_vendors")
+# Of no effect where a list of the only operators is given (its README, "FlagGems Control").
+APPENDED = "blacklist_append"
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Build:
     log: str = ""
     """Pattern of the files that list the operators called, one per process; a relative one lies in
     the rank's own folder (/tmp in a container)."""
+    log_at: Mapping[str, str] = field(default_factory=dict)
+    """The variable that moves these files, with the part of `log` that it stands for."""
     unrecorded_on: Mapping[str, str] = field(default_factory=dict)
     """Vendors on which it writes no such file, with the reason."""
     not_on: Mapping[str, str] = field(default_factory=dict)

@@ -7,7 +7,7 @@ from typing import Any
 from flagdeploy.config.launch import Switch
 from flagdeploy.config.schema import Deployment
 from flagdeploy.engines.arguments import Table
-from flagdeploy.engines.builds import FILE, OVERRIDDEN, Build, text
+from flagdeploy.engines.builds import APPENDED, FILE, OVERRIDDEN, Build, text
 from flagdeploy.errors import did_you_mean
 
 Finding = tuple[str, str]
@@ -41,6 +41,7 @@ def switch(table: Table, deployment: Deployment) -> Switch | None:
         variables=tuple(environment(table, deployment)),
         log="" if deployment.vendor in build.unrecorded_on else build.log,
         no_log=build.unrecorded_on.get(deployment.vendor, ""),
+        log_at=build.log_at,
         off=build.off,
     )
 
@@ -68,12 +69,28 @@ def problems(table: Table, deployment: Deployment) -> Iterator[Finding]:
     if deployment.launcher == "local" and build.log.startswith("/"):
         what = f"ranks of this machine share {build.log}, so it proves nothing of one of them"
         yield "launcher", f"{what}: run the {wanted.build} build in a container (ssh)"
+    yield from _shared(deployment, build)
     yield from _choices(table, deployment, build)
     yield from _settings(table, deployment, build)
     yield from _contradictions(deployment, build)
     if deployment.vendor in build.unrecorded_on and not wanted.compare_native:
         what = f"nothing else would show the swap: {build.unrecorded_on[deployment.vendor]}"
         yield "operators.compare_native", what
+
+
+def _shared(deployment: Deployment, build: Build) -> Iterator[Finding]:
+    """Another deployment's log, in a folder that is the host's own, would prove this one's swap."""
+    log = f"/tmp/{build.log}" if not build.log.startswith("/") else build.log
+    for name, place in build.log_at.items():
+        log = log.replace(place, str(deployment.container.env.get(name) or place))
+    if deployment.launcher == "local" or deployment.vendor in build.unrecorded_on:
+        return
+    for mount in deployment.container.mounts:
+        source, target = (part.rstrip("/") for part in [*mount.split(":"), ""][:2])
+        if source == target and log.startswith(f"{target}/"):
+            what = f"`{mount}`: the host's folder holds {log} of every deployment that mounts it"
+            remedy = "so it proves nothing of one: mount a folder of its own there"
+            yield "container.mounts", f"{what}, {remedy}"
 
 
 def _choices(table: Table, deployment: Deployment, build: Build) -> Iterator[Finding]:
@@ -98,6 +115,8 @@ def _settings(table: Table, deployment: Deployment, build: Build) -> Iterator[Fi
     for name in OVERRIDDEN:
         if FILE in given and name in given and name in build.config:
             yield f"operators.config.{name}", f"is ignored: operators.config.{FILE} replaces it"
+    if deployment.operators.include and APPENDED in given and APPENDED in build.config:
+        yield f"operators.config.{APPENDED}", "is ignored: operators.include leaves out all others"
 
 
 def _contradictions(deployment: Deployment, build: Build) -> Iterator[Finding]:
@@ -111,9 +130,10 @@ def _contradictions(deployment: Deployment, build: Build) -> Iterator[Finding]:
     chosen |= {build.settings[n]: f"config.{n}" for n in wanted.config if n in build.settings}
     for place, env in places.items():
         for name, value in env.items():
-            if name == build.switch and str(value).lower() not in TRUE:
+            if build.on.get(name) == "1" and str(value).lower() not in TRUE:
                 what = f"{value} switches off what operators.library asks for"
-                yield f"container.{place}.{name}", what
+                recorder = f"{value} switches off the operator log, which proves the swap"
+                yield f"container.{place}.{name}", what if name == build.switch else recorder
             if name and name in chosen:
                 what = f"is set by flagdeploy: use `operators.{chosen[name]}`"
                 yield f"container.{place}.{name}", what

@@ -32,6 +32,7 @@ from flagdeploy.records.events import Event, Report
 # The SDK wants an address; the adapter replaces the way there.
 _ADDRESS = "tcp://docker.invalid:2375"
 REQUEST_TIMEOUT_S = 60
+REMOVAL_TIMEOUT_S = 60  # for whoever else removes a container
 DEFAULT_STOP_TIMEOUT_S = 30
 
 # States of a layer that tell nothing.
@@ -197,6 +198,8 @@ class Engine:
                 # Another thread, or another command, is removing it.
                 if error.status_code != 409 or "in progress" not in str(error.explanation):
                     raise
+                with contextlib.suppress(docker.errors.NotFound):
+                    self.client.wait(id, REMOVAL_TIMEOUT_S, "removed")
 
     def running(self, name: str | None) -> tuple[Running, ...]:
         label = LABEL_DEPLOYMENT if name is None else f"{LABEL_DEPLOYMENT}={name}"

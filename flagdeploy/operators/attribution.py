@@ -53,9 +53,12 @@ class Declared:
         )
 
     def holds(self, file: str) -> bool:
-        path = Path(file)
-        inside = any(path.is_relative_to(folder) for folder in self.folders)
-        return inside or not {*path.parts}.isdisjoint(self.packages)
+        return any(Path(file).is_relative_to(folder) for folder in self.folders)
+
+    def depth(self, file: str) -> int:
+        """Where in the path the last folder of a package's name stands; 0 where none does."""
+        parts = Path(file).parts
+        return max((n for n, part in enumerate(parts) if part in self.packages), default=0)
 
 
 def _joined(some: Iterable[str], others: Iterable[str]) -> tuple[str, ...]:
@@ -100,12 +103,17 @@ class Evidence:
         return origins >= {"library", "engine"}
 
     def _by_file(self, file: str) -> str:
-        """Empty for a file that belongs to nothing known."""
+        """Empty for a file that belongs to nothing known; the innermost of several packages' names
+        says more than that of a folder around them, such as an environment's."""
         if self.library and self.library.holds(file):
             return "library"
         if any(Path(file).is_relative_to(folder) for folder in self.compiler_folders):
             return "compiler"
-        return "engine" if self.engine and self.engine.holds(file) else ""
+        if self.engine and self.engine.holds(file):
+            return "engine"
+        library = self.library.depth(file) if self.library else 0
+        engine = self.engine.depth(file) if self.engine else 0
+        return "library" if library > engine else "engine" if engine else ""
 
     def _by_name(self, kernel: str) -> str:
         if self.library and kernel in self.library:

@@ -3,7 +3,8 @@
 Groups are split as long as they fail, a whole level of them at once; what fails alone is a culprit
 and leaves. Should the rest still fail, some members fail only together: delta debugging (Zeller,
 Hildebrandt, Simplifying and isolating failure-inducing input, IEEE TSE 28(2), 2002) finds a
-smallest such set, one member of it leaves, and so on until the rest passes.
+smallest such set, one member of it leaves, and so on until the rest passes. Before that, the rest
+is tried again: what fails once and not twice would send it through every subset, and convict one.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -43,15 +44,21 @@ class Search:
 def most_trials(operators: int, interactions: int) -> int:
     """The most sets that `search` tries: twice as many as operators for splitting (the nodes of a
     tree whose inner nodes have two children or more), and per set that fails only together its
-    removal's check and n^2 + 3n of delta debugging (the paper, section 4)."""
-    return 2 * operators + interactions * (operators**2 + 3 * operators + 1) + 1
+    removal's check, another try, and n^2 + 3n of delta debugging (the paper, section 4)."""
+    return 2 * operators + interactions * (operators**2 + 3 * operators + 2) + 1
 
 
-def search(groups: Sequence[Collection[str]], oracle: Oracle, *, width: int = 1) -> Search:
+def search(
+    groups: Sequence[Collection[str]],
+    oracle: Oracle,
+    *,
+    width: int = 1,
+    again: Callable[[Group], bool] = lambda group: False,
+) -> Search:
     """Split disjoint `groups` until the culprits stand alone; `width` trials run at a time.
 
-    The order of members decides which are tried together. A set passes or fails always: no answer
-    of `oracle` is asked for twice.
+    The order of members decides which are tried together. No answer of `oracle` is asked for twice;
+    `again` is another trial of a set that failed though none of its members does.
     """
     asked = _Asked(oracle)
     everything = [name for group in groups for name in group]
@@ -62,7 +69,7 @@ def search(groups: Sequence[Collection[str]], oracle: Oracle, *, width: int = 1)
         culprits = [Culprit((name,), name) for name in found]
     splits = len(asked.answers)
     rest = _without(everything, culprits)
-    while not asked([rest])[0]:
+    while not asked([rest])[0] and not again(frozenset(rest)):
         together = _minimal(rest, asked)
         culprits.append(Culprit(tuple(together), together[-1]))
         rest = _without(rest, culprits)

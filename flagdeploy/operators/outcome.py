@@ -8,8 +8,12 @@ from typing import Any
 
 PASSED = "passed"
 FAILED = ("crashed", "corrupt", "diverged", "slow", "hung", "compiling")
+UNTRIED = "untried"
+"""It ended before an operator was on, and so says nothing of any."""
+BEFORE = ("start", "import", "load")  # stages of a trial without the library
 _ERROR = re.compile(r"^[\w.]*(Error|Exception|Assertion|Interrupt|Failure)\b.*")
 _ASSERT = re.compile(r".*[Aa]ssert(ion)?\b.*failed.*")
+_NO_MEMORY = re.compile(r"out ?of ?memory\b|ALLOC_FAILED|SIGKILL", re.IGNORECASE)
 _FRAME = re.compile(r'^File ".*", line \d+ in .*')  # of faulthandler, the innermost first
 _LOGPROB_ERROR = 1e-3  # nats; float32 rounds a hundred times finer
 _LONGEST = 300  # characters of evidence
@@ -25,7 +29,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Outcome:
-    """`kind` is `PASSED` or one of `FAILED`; `figures` are the trial's own."""
+    """`kind` is `PASSED`, `UNTRIED` or one of `FAILED`; `figures` are the trial's own."""
 
     kind: str
     evidence: str
@@ -34,6 +38,12 @@ class Outcome:
     @property
     def passed(self) -> bool:
         return self.kind == PASSED
+
+    @property
+    def crowded(self) -> bool:
+        """Could trials beside it have done this, which take time and memory?"""
+        no_memory = self.kind == "crashed" and _NO_MEMORY.search(self.evidence)
+        return self.kind in ("slow", "hung", UNTRIED) or bool(no_memory)
 
 
 def judge(verdict: Mapping[str, Any], native_s: float, bounds: Bounds) -> Outcome:
@@ -72,7 +82,13 @@ def crash(status: int, stderr: Sequence[str], stage: str) -> Outcome:
     errors = [line for line in lines if _ERROR.match(line)]
     said = errors[-1:] + asserts[:1] + _frames(lines)[:1] or lines[-1:]
     what = "; ".join(dict.fromkeys([f"{how} in {stage}", *said]))
-    return Outcome("crashed", what[:_LONGEST], {"exit": status})
+    kind = UNTRIED if stage in BEFORE else "crashed"
+    return Outcome(kind, what[:_LONGEST], {"exit": status})
+
+
+def stopped(kind: str, evidence: str, stage: str) -> Outcome:
+    """A process whose time was up in `stage`."""
+    return Outcome(UNTRIED if stage in BEFORE else kind, evidence, {})
 
 
 def _frames(lines: Sequence[str]) -> list[str]:

@@ -1,38 +1,25 @@
-"""Trials as processes: each alone with its operators, watched by its heartbeat, written down."""
+"""Trials as processes: each alone with its operators, watched, written down."""
 
 import itertools
 import json
 import os
 import queue
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flagdeploy.errors import EngineError, UsageError
+from flagdeploy.errors import EngineError
 from flagdeploy.operators.bisect import Group
-from flagdeploy.operators.outcome import Bounds, Outcome, crash, judge
-from flagdeploy.records.files import append_private
+from flagdeploy.operators.outcome import UNTRIED, Bounds, Outcome, crash, judge
+from flagdeploy.operators.trial_state import State
+from flagdeploy.operators.watch import Limits, beat, end, watch
 
-STATE = "trials.jsonl"
 AGAIN = 3  # times that a trial may run out of time while it compiles: kernels stay compiled
-_IDLE_CPU = 0.1  # CPU seconds a second; below it nothing computes
-_LOOK_S = 0.5
 PROGRAM = (sys.executable, "-m", "flagdeploy.server.operator_trial")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Seconds: `silent` without progress (a new stage or kernel) is a hang, `whole` is the most for
-    one process."""
-
-    silent: float
-    whole: float
 
 
 class Trials:
@@ -54,14 +41,13 @@ class Trials:
     ) -> None:
         self._program = list(program)
         self._folder, self._request, self._limits = folder, dict(request), limits
+        self._state = State(folder, {"request": self._request})
         self._pool = ThreadPoolExecutor(jobs)
         self._places: queue.SimpleQueue[int] = queue.SimpleQueue()
         for place in range(jobs):
             self._places.put(place)
-        self._state = folder / STATE
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
-        self._known = self._read()
         self._numbers = itertools.count(len(list(folder.glob("*.err"))))
         self.native_s = 0.0
         self.bounds = Bounds(0.0, 0.0)
@@ -72,37 +58,49 @@ class Trials:
 
         Raises EngineError when it fails: then nothing can be said of the operators.
         """
-        if name in self._known:
-            return dict(self._known[name])
+        if name in self._state.known:
+            return dict(self._state.known[name]["verdict"])
         verdict, outcome = self._process(name, more)
         if verdict is None:
             assert outcome is not None
             raise EngineError(
                 f"the {name} run failed: {outcome.evidence}", f"see {self._folder / name}.err"
             )
-        self._write({"name": name, "verdict": verdict})
+        self._state.write({"name": name, "verdict": verdict})
         return verdict
 
     def outcomes(self, groups: Sequence[Group]) -> list[Outcome]:
-        """One per group; a slow one is tried again alone, for neighbours take time away."""
+        """One per group; what neighbours may have done is tried again without them.
+
+        Raises EngineError for a trial that never came to its operators.
+        """
         found = list(self._pool.map(self._outcome, groups))
         for index, outcome in enumerate(found):
-            if outcome.kind == "slow" and len(groups) > 1:
-                found[index] = self._outcome(groups[index], alone=True)
+            # A larger group that hangs is split, which shows as much for less time.
+            waits = outcome.kind != "hung" or len(groups[index]) == 1
+            if len(groups) > 1 and outcome.crowded and waits:
+                found[index] = self.alone(groups[index])
+            _require_tried(found[index])
         return found
+
+    def alone(self, group: Group) -> Outcome:
+        """Another trial of `group`, with nothing beside it."""
+        return self._outcome(group, alone=True)
 
     def excluding(self, names: Sequence[str]) -> Outcome:
         """The library with everything on but `names`, as engines are told to run it."""
-        return self._judged(
-            {"exclude": sorted(names)}, f"as served without {','.join(sorted(names))}"
-        )
+        key = f"as served without {','.join(sorted(names))}"
+        outcome = self._judged({"exclude": sorted(names)}, key)
+        _require_tried(outcome)
+        return outcome
 
     def stop(self) -> None:
         """End what runs; what is finished is written down."""
         self._stopped = True
         for process in list(self._running):
-            _end(process)
+            end(process)
         self._pool.shutdown(cancel_futures=True)
+        self._state.close()
 
     def _outcome(self, group: Group, alone: bool = False) -> Outcome:
         names = sorted(group)
@@ -111,8 +109,9 @@ class Trials:
         return outcome
 
     def _judged(self, request: Mapping[str, Any], key: str) -> Outcome:
-        if key in self._known:
-            return self._remembered(self._known[key])
+        known = self._state.known.get(key)
+        if known and not self._has_more_time(known):
+            return self._remembered(known)
         for _ in range(AGAIN):
             trial = f"{next(self._numbers):04d}"
             verdict, outcome = self._process(trial, request)
@@ -120,13 +119,24 @@ class Trials:
                 break
         if self._stopped:
             raise KeyboardInterrupt
-        self._write({"name": key, "trial": trial, "verdict": verdict} | _stored(outcome))
-        return self._remembered(self._known[key])
+        row = {"name": key, "trial": trial, "verdict": verdict}
+        if outcome is not None:
+            row |= {"outcome": asdict(outcome), "limits": asdict(self._limits)}
+        if outcome is None or outcome.kind != UNTRIED:
+            self._state.write(row)
+        return self._remembered(row)
 
-    def _remembered(self, entry: Mapping[str, Any]) -> Outcome:
-        if entry["verdict"] is not None:
-            return judge(entry["verdict"], self.native_s, self.bounds)
-        return Outcome(**entry["outcome"])
+    def _has_more_time(self, row: Mapping[str, Any]) -> bool:
+        """Did that trial run out of time that it would have now?"""
+        limit = {"hung": "silent", "compiling": "whole", "slow": "whole"}
+        name = limit.get((row.get("outcome") or {}).get("kind", ""))
+        had = row.get("limits", {}).get(name)
+        return name is not None and had is not None and had < getattr(self._limits, name)
+
+    def _remembered(self, row: Mapping[str, Any]) -> Outcome:
+        if row["verdict"] is not None:
+            return judge(row["verdict"], self.native_s, self.bounds)
+        return Outcome(**row["outcome"])
 
     def _process(
         self, name: str, more: Mapping[str, Any]
@@ -143,9 +153,10 @@ class Trials:
         self, name: str, request: Mapping[str, Any], place: int
     ) -> tuple[dict[str, Any] | None, Outcome | None]:
         asked, verdict = self._folder / f"{name}.request", self._folder / f"{name}.json"
+        beats, errors = verdict.with_suffix(".beat"), verdict.with_suffix(".err")
         asked.write_text(json.dumps(request))
         verdict.unlink(missing_ok=True)
-        errors = self._folder / f"{name}.err"
+        beats.unlink(missing_ok=True)
         env = os.environ | {
             "TRITON_CACHE_DIR": str(self._folder / "triton"),
             "FLAGGEMS_CACHE_DIR": str(self._folder / f"tuning-{place}"),
@@ -156,88 +167,25 @@ class Trials:
                 command, stdout=stderr, stderr=stderr, env=env, start_new_session=True
             )
         self._running.add(process)
+        if self._stopped:  # meanwhile, by a thread that did not see it yet
+            end(process)
         try:
-            late = self._watch(process, verdict.with_suffix(".beat"))
+            late = watch(process, beats, self._limits)
         finally:
             self._running.discard(process)
-            _end(process)
+            end(process)
         if late is not None:
             return None, late
         if process.returncode == 0 and verdict.exists():
             return json.loads(verdict.read_bytes()), None
         lines = errors.read_text(errors="replace").splitlines()
-        stage = _beat(verdict.with_suffix(".beat")).get("stage", "start")
-        return None, crash(process.returncode, lines, stage)
-
-    def _watch(self, process: subprocess.Popen[bytes], beat: Path) -> Outcome | None:
-        """None when the process ended by itself; else what it did when its time was up."""
-        started = changed = time.monotonic()
-        last: dict[str, Any] = {}
-        cpu = 0.0
-        while process.poll() is None:
-            time.sleep(_LOOK_S)
-            now, said = time.monotonic(), _beat(beat)
-            if any(said.get(key) != last.get(key) for key in ("stage", "compiled")):
-                changed, last, cpu = now, said, said.get("cpu_s", 0.0)
-            stage = said.get("stage", "start")
-            if now - changed > self._limits.silent:
-                busy = (said.get("cpu_s", 0.0) - cpu) / (now - changed) > _IDLE_CPU
-                what = "computing" if busy else "idle"
-                _stacks(process)
-                evidence = f"no progress for {self._limits.silent:g} s in {stage}, {what}"
-                return Outcome("hung", evidence, {})
-            if now - started > self._limits.whole:
-                evidence = f"in {stage} after {self._limits.whole:g} s, making progress"
-                first = stage.startswith("pass 1")
-                return Outcome("compiling" if first else "slow", evidence, {})
-        return None
-
-    def _read(self) -> dict[str, Any]:
-        """Finished trials; the first line says of what, and a torn last line is left out."""
-        about = {"request": self._request}
-        lines = self._state.read_bytes().splitlines(True) if self._state.exists() else []
-        whole = [json.loads(line) for line in lines if line.endswith(b"\n")]
-        if not whole:
-            self._state.unlink(missing_ok=True)
-            append_private(self._state, json.dumps(about).encode() + b"\n")
-        elif whole[0] != json.loads(json.dumps(about)):
-            raise UsageError(
-                f"{self._state}: holds trials of another model, probe, library or version",
-                "continue with what it was started with, or give another --out",
-            )
-        elif len(whole) < len(lines):
-            self._state.write_bytes(b"".join(lines[: len(whole)]))
-        return {row["name"]: row.get("verdict") if _is_native(row) else row for row in whole[1:]}
-
-    def _write(self, row: Mapping[str, Any]) -> None:
-        append_private(self._state, json.dumps(row).encode() + b"\n")
-        self._known[row["name"]] = row["verdict"] if _is_native(row) else row
+        return None, crash(process.returncode, lines, beat(beats).get("stage", "start"))
 
 
-def _is_native(row: Mapping[str, Any]) -> bool:
-    return "trial" not in row
-
-
-def _stored(outcome: Outcome | None) -> dict[str, Any]:
-    return {} if outcome is None else {"outcome": asdict(outcome)}
-
-
-def _beat(path: Path) -> dict[str, Any]:
-    try:
-        said: dict[str, Any] = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    return said
-
-
-def _stacks(process: subprocess.Popen[bytes]) -> None:
-    """Ask for the stacks of all threads, which land in the trial's ``.err``."""
-    process.send_signal(signal.SIGUSR1)
-    time.sleep(0.2)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill the process and what it started (compilers), which share its session."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def _require_tried(outcome: Outcome) -> None:
+    if outcome.kind == UNTRIED:
+        raise EngineError(
+            f"a trial ended before an operator was on: {outcome.evidence}",
+            "the native run came further: fewer --jobs leave each more memory and time, --silent "
+            "allows more; the same command goes on where this one stopped",
+        )

@@ -119,8 +119,16 @@ def _proof(host: Host, rank: int, spec: Spec, switch: Switch, operators: Operato
         rank=rank,
         library=switch.library,
         variables={name: str(spec.env[name]) for name in switch.variables},
-        log=switch.log,
+        log=_log(switch, spec),
         no_log=switch.no_log,
         include=tuple(operators.include or ()),
         exclude=tuple(operators.exclude),
     )
+
+
+def _log(switch: Switch, spec: Spec) -> str:
+    """Where this rank is told to write its operator log."""
+    log = switch.log
+    for name, place in switch.log_at.items():
+        log = log.replace(place, str(spec.env.get(name) or place))
+    return log

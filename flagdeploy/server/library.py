@@ -2,14 +2,14 @@
 
 ``USE_FLAGGEMS=1`` asks. ``FLAGGEMS_INCLUDE`` or ``FLAGGEMS_EXCLUDE``, names of FlagGems' functions
 with commas between, choose among its operators. What was called is written to
-``flaggems_oplist.PID.log`` in the rank's folder, else in the folder for temporary files.
+``flaggems_oplist.PID.log`` in the rank's folder, else in /tmp, whatever $TMPDIR says: `serve` looks
+for it there.
 """
 
 import importlib
 import importlib.util
 import logging
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -28,7 +28,7 @@ def enable_if_asked(environment: Mapping[str, str] = os.environ) -> None:
     include, exclude = (_names(environment, f"FLAGGEMS_{k}") for k in ("INCLUDE", "EXCLUDE"))
     if include and exclude:
         raise EngineError("FLAGGEMS_INCLUDE and FLAGGEMS_EXCLUDE are both set: set one of them")
-    folder = environment.get("FLAGDEPLOY_RANK_FOLDER") or tempfile.gettempdir()
+    folder = environment.get("FLAGDEPLOY_RANK_FOLDER") or "/tmp"
     path = Path(folder) / f"flaggems_oplist.{os.getpid()}.log"
     library = load(LIBRARY)
     enable(library, path, include=include or None, exclude=exclude)

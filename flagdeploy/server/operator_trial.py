@@ -3,13 +3,12 @@
 Loads a model, switches operators on, runs token sequences through it with teacher forcing, and
 writes what came out as JSON. Nothing is caught: an operator that fails ends the process, and the
 traceback on stderr is the evidence. ``VERDICT.beat`` says every second where the process is, and
-SIGUSR1 prints the stacks of all threads.
+SIGUSR1 prints the stacks of all threads. It ends when the process that started it is gone.
 
 A request holds: ``model`` (directory), ``device``, ``dtype``, ``library`` (a module with FlagGems'
 ``enable`` and ``only_enable``), ``include`` or ``exclude`` (names of functions) or neither for
 native kernels, ``sequences`` (lists of token ids, or ``random``: [count, length of the longest]),
-``reference``
-(``.npy`` of the native logits [T, V] float32; written by a native trial that finds none), ``list``
+``reference`` (``.npy`` of the native logits [T, V] float32, which a native trial writes), ``list``
 (name all the library's operators instead of running). A native trial also says which aten operators
 the model calls, and how far it is from itself when prompts are cut into other chunks.
 """
@@ -25,7 +24,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flagdeploy.server import library
+from flagdeploy.server import library, triton_cache
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,7 +48,10 @@ class Beat:
         self._path, self._lock = path, threading.Lock()
         cache = os.environ.get("TRITON_CACHE_DIR")
         self._cache = Path(cache) if cache else None
+        self._parent = os.getppid()
+        self._counts = False
         self.at("import")
+        self._counts = triton_cache.count()
         threading.Thread(target=self._run, daemon=True).start()
 
     def at(self, stage: str) -> None:
@@ -59,6 +61,8 @@ class Beat:
     def _run(self) -> None:
         while True:
             time.sleep(1)
+            if os.getppid() != self._parent:
+                os._exit(1)  # nobody reads the verdict, and a search that goes on needs the device
             self._write()
 
     def _write(self) -> None:
@@ -68,11 +72,17 @@ class Beat:
             part.replace(self._path)
 
     def _now(self) -> dict[str, Any]:
-        compiled = 0
+        cpu_s = round(sum(os.times()[:4]), 1)
+        return {"stage": self.stage, "compiled": self._compiled(), "cpu_s": cpu_s}
+
+    def _compiled(self) -> int:
+        """What can be seen at least, where this process is not counted by itself, is the folder."""
+        if self._counts:
+            return triton_cache.puts
         if self._cache is not None:
             with contextlib.suppress(FileNotFoundError):
-                compiled = sum(1 for _ in os.scandir(self._cache))
-        return {"stage": self.stage, "compiled": compiled, "cpu_s": round(sum(os.times()[:4]), 1)}
+                return sum(1 for _ in os.scandir(self._cache))
+        return 0
 
 
 def main(request_path: str, verdict_path: str) -> None:
@@ -100,6 +110,7 @@ def _operators(module: str) -> dict[str, Any]:
 
 
 def _run(request: dict[str, Any], out: Path, beat: Beat) -> dict[str, Any]:
+    import numpy as np
     import torch
 
     from flagdeploy.server.model import LoadOptions, load
@@ -113,6 +124,8 @@ def _run(request: dict[str, Any], out: Path, beat: Beat) -> dict[str, Any]:
     )
     sequences = _sequences(request["sequences"], loaded)
     native = request.get("include") is None and request.get("exclude") is None
+    reference = Path(request["reference"])
+    wanted = None if native else np.load(reference)
     log = out.with_suffix(".ops")
     if not native:
         beat.at("enable")
@@ -129,16 +142,18 @@ def _run(request: dict[str, Any], out: Path, beat: Beat) -> dict[str, Any]:
         seconds.append(time.perf_counter() - started)
     assert logits is not None
     beat.at("compare")
-    reference = Path(request["reference"])
+    if wanted is None:
+        wanted = logits
+        _save(reference, logits)
     verdict = {
-        **_against(logits, reference, native=native),
+        **_against(logits, wanted),
         **scores.off_by(logits),
         "first_s": seconds[0],
         "seconds": min(seconds[1:]),
         "recorded": recorded(log),
     }
     if native:
-        floor = _against(_forward(loaded, sequences, FLOOR_CHUNK, beat), reference, native=True)
+        floor = _against(_forward(loaded, sequences, FLOOR_CHUNK, beat), wanted)
         verdict |= {"floor_kl": floor.get("kl"), "called": _called(loaded, sequences)}
     return verdict
 
@@ -251,14 +266,20 @@ def _forward(
     return np.concatenate(pieces)
 
 
-def _against(logits: "Logits", reference: Path, *, native: bool) -> dict[str, Any]:
-    """How far logits [T, V] are from the native ones; computed by numpy, which nothing replaces."""
+def _save(path: Path, logits: "Logits") -> None:
+    """Whole or not at all: what is there is compared with."""
     import numpy as np
 
-    if native and not reference.exists():
-        with reference.open("wb") as file:
-            np.save(file, logits)
-    wanted = np.load(reference)
+    part = path.with_name(f"{path.name}.part")
+    with part.open("wb") as file:
+        np.save(file, logits)
+    part.replace(path)
+
+
+def _against(logits: "Logits", wanted: "Logits") -> dict[str, Any]:
+    """How far logits [T, V] are from `wanted`; computed by numpy, which nothing replaces."""
+    import numpy as np
+
     bad = ~np.isfinite(logits).all(axis=-1)
     figures: dict[str, Any] = {
         "positions": len(logits),

@@ -5,18 +5,24 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from flagdeploy.errors import EngineError, UsageError
-from flagdeploy.evals.bundle import read_bundle
+from flagdeploy.evals.bundle import fingerprint, read_bundle
 from flagdeploy.operators.bisect import Culprit, Group, most_trials, search
 from flagdeploy.operators.outcome import Bounds, Outcome
-from flagdeploy.operators.trials import Limits, Trials
+from flagdeploy.operators.trials import Trials
+from flagdeploy.operators.watch import Limits
 from flagdeploy.records.events import Event, Report, silent
+from flagdeploy.workflows.ops_refusals import (
+    require_checkpoint,
+    require_installed,
+    require_known,
+    require_sense,
+)
 
 LIBRARY = "flag_gems"
 OUT = "ops-bisect"
@@ -97,7 +103,7 @@ def bisect(
     out: str | Path = OUT,
     *,
     baseline: str | Path | None = None,
-    only: Sequence[str] = (),
+    only: Sequence[str] | None = None,
     device: str = "cuda",
     dtype: str = "bfloat16",
     jobs: int = 1,
@@ -114,26 +120,25 @@ def bisect(
     sequences of the bundle `baseline`, or random ones, with teacher forcing; the reference is a
     native run on the same device. `max_kl` is in nats per token, by default 10 times the divergence
     between two native runs that cut prompts differently, and 0.001 at least. `only` names the
-    operators to look at. Trials already in `out` are not run again.
+    operators to look at. Trials already in `out` are not run again, but for those that ran out of
+    time that they would have now.
 
-    Raises UsageError for an `out` that holds another search, and EngineError when the native run
-    fails or has NaN itself.
+    Raises CheckpointError for a folder without a model, UsageError for an `out` that holds another
+    search, and EngineError when the native run fails or has NaN itself.
     """
-    if find_spec("torch") is None or find_spec("transformers") is None:
-        raise UsageError(
-            "ops bisect runs the model in the pytorch engine, which is not installed",
-            "it is an extra: pip install 'flagdeploy[pytorch]'",
-        )
-    if find_spec(LIBRARY) is None:
-        raise UsageError(f"{LIBRARY} is not installed", "pip install --no-deps flag-gems")
+    require_sense(only, max_kl, max_slowdown, silent_s, timeout_s)
+    require_checkpoint(Path(checkpoint))
+    sequences = _probe(baseline)
+    require_installed(LIBRARY)
     folder = Path(out).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     request = {
         "model": str(Path(checkpoint).absolute()),
+        "checkpoint": fingerprint(Path(checkpoint))["sha256"],
         "device": device,
         "dtype": dtype,
         "library": LIBRARY,
-        "sequences": _probe(baseline),
+        "sequences": sequences,
         "reference": str(folder / "native.npy"),
         "versions": _versions(),
     }
@@ -165,22 +170,24 @@ def _probe(baseline: str | Path | None) -> Any:
 def _bisect(
     trials: Trials,
     folder: Path,
-    only: Sequence[str],
+    only: Sequence[str] | None,
     max_kl: float | None,
     max_slowdown: float,
     jobs: int,
     report: Report,
 ) -> Bisection:
+    report(Event("library", "asking the library for its operators"))
+    library = trials.native("library", list=True)["operators"]
+    require_known(only or (), LIBRARY, library, folder)
     report(Event("native", "running without the library"))
     native = trials.native("native")
-    if native["not_finite"]:
+    if native["not_finite"] or native["floor_kl"] is None:
         raise EngineError("the native run itself has NaN", "operators cannot be judged by it")
     floor = native["floor_kl"]
     trials.native_s = native["seconds"]
     kl = max(LEAST_KL, FLOOR_TIMES * floor) if max_kl is None else max_kl
     trials.bounds = Bounds(kl, max_slowdown)
-    library = trials.native("library", list=True)["operators"]
-    used, others = _groups(library, native["called"], only)
+    used, others = _groups(library, native["called"], only or sorted(library))
     groups = [*(used[index::jobs] for index in range(jobs)), others]  # the others pass, as a rule
     seen: dict[Group, Outcome] = {}
 
@@ -190,7 +197,12 @@ def _bisect(
         report(Event("trial", f"{names}: {outcome.kind}, {outcome.evidence}"))
 
     trials.done = done
-    found = search(groups, lambda sets: [one.passed for one in trials.outcomes(sets)], width=jobs)
+    found = search(
+        groups,
+        lambda sets: [one.passed for one in trials.outcomes(sets)],
+        width=jobs,
+        again=lambda group: trials.alone(group).passed,
+    )
     left_out = sorted(library.keys() - found.passing)
     final = trials.excluding(left_out)
     result = Bisection(
@@ -217,9 +229,7 @@ def _groups(
     library: Mapping[str, Sequence[str]], called: Sequence[str], only: Sequence[str]
 ) -> tuple[list[str], list[str]]:
     """Operators that replace something the model calls natively, and the others."""
-    if unknown := set(only) - library.keys():
-        raise UsageError(f"--only {', '.join(sorted(unknown))}: {LIBRARY} has no such operator")
-    chosen = {name: library[name] for name in sorted(only or library)}
+    chosen = {name: library[name] for name in sorted(set(only))}
     names = set(called)
     used = [name for name, keys in chosen.items() if any(k.split(".")[0] in names for k in keys)]
     return used, [name for name in chosen if name not in used]

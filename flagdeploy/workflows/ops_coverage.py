@@ -1,10 +1,10 @@
 """`flagdeploy ops coverage`: whose kernels do a model's work, of a deployment or in traces."""
 
 import json
-import os
+import secrets
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, cycle, islice, zip_longest
 from pathlib import Path
@@ -128,7 +128,7 @@ def of_traces(
     engine_sources: Sequence[Path] = (),
     evidence_file: Path | None = None,
 ) -> Coverage:
-    """Read traces that exist (files, or folders of them), of one profile.
+    """Read traces that exist (files, or folders of them), of one profile, each of them once.
 
     What says whose kernels they are is read from the folders of Triton's cache and of the packages'
     sources, or from what `of_deployment` kept. Raises UsageError for what cannot be read.
@@ -136,7 +136,7 @@ def of_traces(
     for folder in (*triton_caches, *library_sources, *engine_sources):
         if not folder.is_dir():
             raise UsageError(f"{folder}: no such folder")
-    files = [file for path in traces for file in _files(path)]
+    files = _once(file for path in traces for file in _files(path))
     scans = _kept(evidence_file) if evidence_file else []
     if triton_caches or library_sources or engine_sources:
         request = {
@@ -166,6 +166,11 @@ def _files(path: Path) -> list[Path]:
     if not found:
         raise UsageError(f"{path}: holds no traces ({', '.join(SUFFIXES)})")
     return found
+
+
+def _once(files: Iterable[Path]) -> list[Path]:
+    """Without those named again, also by a link or unpacked beside it, which would count twice."""
+    return list({str(file.resolve()).removesuffix(".gz"): file for file in files}.values())
 
 
 def _kept(path: Path) -> list[Mapping[str, Any]]:
@@ -238,7 +243,7 @@ def _tokens(replies: Sequence[Reply], kind: str) -> int:
 
 def _new_record(root: Path) -> Path:
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    return workspaces.state_folder(root) / f"coverage-{stamp}-{os.getpid()}"
+    return workspaces.state_folder(root) / f"coverage-{stamp}-{secrets.token_hex(2)}"
 
 
 def _command(name: str, asking: Asking, workspace: str | None) -> str:

@@ -102,7 +102,7 @@ def profile(
         raise
     report(Event("profile", "the engine writes its traces"))
     _post(endpoint, "/stop_profile", timeout_s)
-    new = _written(by_rank, before, time.monotonic() + timeout_s)
+    new = _once(_written(by_rank, before, time.monotonic() + timeout_s))
     to.mkdir(parents=True)
     traces = each(by_rank, lambda place: _fetched(place, new[str(place.rank.rank)], to, report))
     report(Event("scan", "looking for the kernels that the engine's packages declare"))
@@ -179,6 +179,18 @@ def _written(
             )
         last = new
         time.sleep(QUIET_S)
+
+
+def _once(new: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+    """Every trace at one rank only: those of all are in sight of each in a folder that hosts share,
+    and would count once a rank."""
+    first: dict[tuple[str, int], str] = {}
+    for rank, files in new.items():
+        for file in files.items():
+            first.setdefault(file, rank)
+    return {
+        rank: {n: s for n, s in files.items() if first[n, s] == rank} for rank, files in new.items()
+    }
 
 
 def _fetched(place: Place, files: Mapping[str, int], to: Path, report: Report) -> list[Path]:

@@ -158,6 +158,23 @@ BUILDS = "use an image built for it and set patched or plugin"
             ("operators.config.strict", "is ignored: operators.config.file replaces it"),
         ),
         (
+            flaggems(build="plugin", include=["mm"], config={"blacklist_append": ["add"]}),
+            (
+                "operators.config.blacklist_append",
+                "is ignored: operators.include leaves out all others",
+            ),
+        ),
+        (
+            replace(
+                flaggems("sglang", build="plugin"),
+                container=Container(env={"SGLANG_FLAGGEMS_RECORD": "0"}),
+            ),
+            (
+                "container.env.SGLANG_FLAGGEMS_RECORD",
+                "0 switches off the operator log, which proves the swap",
+            ),
+        ),
+        (
             flaggems(build="plugin", exclude=["aten::mm"]),
             ("operators.exclude", "`aten::mm` is no name of a function of the library"),
         ),
@@ -175,6 +192,15 @@ BUILDS = "use an image built for it and set patched or plugin"
                 "launcher",
                 "ranks of this machine share /tmp/flaggems_enable_oplist.txt, so it proves nothing "
                 "of one of them: run the plugin build in a container (ssh)",
+            ),
+        ),
+        (
+            replace(flaggems(build="patched"), container=Container(mounts=["/tmp:/tmp/"])),
+            (
+                "container.mounts",
+                "`/tmp:/tmp/`: the host's folder holds /tmp/gems_oplist.log.txt of every "
+                "deployment that mounts it, so it proves nothing of one: mount a folder of its own "
+                "there",
             ),
         ),
         (
@@ -210,6 +236,20 @@ def test_what_would_have_no_effect_is_refused(deployment, expected):
     assert expected in operator_problems(deployment)
 
 
+@pytest.mark.parametrize(
+    "mount, env",
+    [
+        ("/data/r1/tmp:/tmp", {}),
+        ("/data:/data", {}),
+        ("/tmp", {}),  # which is said elsewhere
+        ("/tmp:/tmp", {"FLAGGEMS_ENABLE_OPLIST_PATH": "/run/ops.txt"}),
+    ],
+)
+def test_a_log_that_nobody_else_writes_proves_the_swap(mount, env):
+    container = Container(mounts=[mount], env=env)
+    assert operator_problems(replace(flaggems(build="plugin"), container=container)) == []
+
+
 @pytest.mark.parametrize("name", engines.names(WORKSPACE))
 def test_every_engine_honours_a_library_or_says_why_not(name):
     table = engines.load(name, WORKSPACE).table
@@ -217,6 +257,7 @@ def test_every_engine_honours_a_library_or_says_why_not(name):
     for build in table.operators.values():
         assert build.switch == "USE_FLAGGEMS"
         assert build.log
+        assert all(place in build.log for place in build.log_at.values())
 
 
 def test_a_switch_is_undone_whoever_set_it(vllm):

@@ -89,6 +89,27 @@ def test_an_erratic_library_ends_with_a_set_that_passed(dice: object) -> None:
     assert not found.passing or answers[found.passing]
 
 
+def test_one_failure_that_does_not_come_again_convicts_nobody() -> None:
+    tried: list[Group] = []
+
+    def again(group: Group) -> bool:
+        tried.append(group)
+        return True
+
+    members = [f"op{index}" for index in range(400)]
+    library = Library()
+    failures = iter([False])
+
+    def oracle(groups: Sequence[Group]) -> list[bool]:
+        return [next(failures, passed) for passed in library(groups)]
+
+    found = search([members], oracle, again=again)
+    assert found.culprits == ()
+    assert found.passing == frozenset(members)
+    assert tried == [frozenset(members)]
+    assert len(library.tried) == 3  # all, and its halves
+
+
 def test_few_trials_for_one_culprit_among_many() -> None:
     library = Library(["op400"])
     found = search([[f"op{index}" for index in range(512)]], library)

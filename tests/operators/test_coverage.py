@@ -153,6 +153,8 @@ COMPILED = {
     "fused_moe_kernel": {"/site/vllm/fused_moe.py"},
     "both": {"/site/vllm/both.py", "/elsewhere/flag_gems/both.py"},
     "third": {"/site/flash_attn/third.py"},
+    "in_its_place": {"/opt/flag_gems/venv/vllm/fused_moe.py"},
+    "elsewhere": {"/opt/vllm/venv/flag_gems/ops/mm.py"},
     "no_lines": {""},
     "mul_func": {""},
     "_topk_kernel_0": {"/tmp/torchinductor_root/ab/cab.py"},
@@ -187,6 +189,8 @@ BY_FILE = {
     "fused_moe_kernel": "engine",  # both declare it, the file decides
     "both": "library",
     "third": "engine",
+    "in_its_place": "engine",  # an environment may be called after anything
+    "elsewhere": "library",
     "no_lines": "engine",
     "mul_func": "library",
     "_topk_kernel_0": "engine",  # copied by torch.compile

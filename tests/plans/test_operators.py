@@ -94,6 +94,15 @@ def test_what_every_process_has_to_have() -> None:
     assert (proof.log, proof.exclude) == ("/tmp/flaggems_enable_oplist.txt", ("mm", "softmax"))
 
 
+def test_the_log_is_looked_for_where_the_rank_is_told_to_write_it() -> None:
+    moved = "container.env.FLAGGEMS_ENABLE_OPLIST_PATH=/logs/ops.txt"
+    (proof,) = of(case(moved).plan(), ProveSwap)
+    assert proof.log == "/logs/ops.txt"
+    moved = "container.env.FLAGGEMS_LOG_PATH=/logs/ops"
+    (proof,) = of(case("operators.build=flagdeploy", moved).plan(), ProveSwap)
+    assert proof.log == "/logs/ops.*.log"
+
+
 def test_a_prelude_that_switches_is_undone_in_the_native_run() -> None:
     prelude = "source /opt/env.sh && export USE_FLAGGEMS=1 # on"
     plan = case(f"container.prelude='{prelude}'").plan()

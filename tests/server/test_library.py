@@ -3,10 +3,14 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
+from flagdeploy.server import library
 from server.running_server import RunningServer
 
 STAND_IN = Path(__file__).parents[1] / "operators"
@@ -88,3 +92,17 @@ def test_an_operator_that_the_library_does_not_have(
 def test_operators_to_use_and_to_leave_out_at_once(checkpoint: Path, stand_in: None) -> None:
     said = fails(checkpoint, FLAGGEMS_INCLUDE="cos", FLAGGEMS_EXCLUDE="sin")
     assert said == "FLAGGEMS_INCLUDE and FLAGGEMS_EXCLUDE are both set: set one of them"
+
+
+def test_without_a_folder_of_the_rank_the_log_lies_where_serve_looks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In a container that is /tmp, also where its temporary files are elsewhere."""
+    given: dict[str, Any] = {}
+    stand_in = ModuleType("flag_gems")
+    stand_in.enable = lambda **options: given.update(options)  # type: ignore[attr-defined]
+    stand_in.all_registered_ops = list  # type: ignore[attr-defined]
+    monkeypatch.setattr(library, "load", lambda name: stand_in)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    library.enable_if_asked({"USE_FLAGGEMS": "1", "TMPDIR": str(tmp_path)})
+    assert given["path"] == f"/tmp/flaggems_oplist.{os.getpid()}.log"

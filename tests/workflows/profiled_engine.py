@@ -2,8 +2,8 @@
 
 profiled_engine.py PORT FOLDER HOW. Each request launches kernels; a profile holds those of the
 requests that it saw, one trace for it and an empty one for the front end. HOW is ``good``,
-``silent`` (writes nothing), ``fails`` (refuses requests while it profiles), ``late`` (takes a while
-to begin) or ``off``.
+``silent`` (writes nothing), ``fails`` (refuses requests while it profiles), ``late`` (begins, but
+says so only when nobody listens any more) or ``off``.
 """
 
 import gzip
@@ -28,7 +28,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.path == "/start_profile" and self.how != "off":
             assert body == {"with_stack": False}
             Handler.events = []
-            time.sleep(1.5 if self.how == "late" else 0)
+            if self.how == "late":
+                self.connection.recv(1)  # until the other side closes it
+                return
             self.answer(200, b"")
         elif self.path == "/stop_profile" and self.how != "off":
             self.write()

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -175,14 +174,18 @@ STAGES = ["native-start-0", "native-wait", "native-record", "native-stop-0", "st
 def test_ctrl_c_on_the_way_leaves_nothing_that_runs(
     fleet: Fleet, swapped: Serve, stage: str
 ) -> None:
-    pressed = threading.Event()
+    begun, pressed = threading.Event(), threading.Event()
+
+    def press() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        pressed.set()
 
     def listen(event: Event) -> None:
-        if event.stage == stage and not pressed.is_set():
-            pressed.set()
-            threading.Timer(0.05, os.kill, [os.getpid(), signal.SIGINT]).start()
-            if stage == "prove-outputs":  # the last step, and over sooner than that
-                time.sleep(1)
+        if event.stage == stage and not begun.is_set():
+            begun.set()
+            threading.Timer(0.05, press).start()
+            if stage.startswith("prove"):  # the last steps, which may be over sooner than that
+                pressed.wait()
 
     with pytest.raises(KeyboardInterrupt):
         swapped("honest", report=listen)

@@ -1,11 +1,14 @@
 """ops coverage: a profile of real requests to a process, and traces that somebody else made."""
 
+import gzip
 import json
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -26,10 +29,12 @@ from flagdeploy.config.launch import (
 )
 from flagdeploy.errors import EngineError, EvalError, HostError, UsageError
 from flagdeploy.evals.client import Endpoint
+from flagdeploy.launchers.base import Result as CmdResult
 from flagdeploy.launchers.local import LocalLauncher
+from flagdeploy.operators.trace import read_traces
 from flagdeploy.records.events import silent
 from flagdeploy.records.run import Run
-from flagdeploy.workflows import places, profile
+from flagdeploy.workflows import ops_coverage, places, profile
 from flagdeploy.workflows.ops_coverage import Asking, of_deployment, of_traces
 
 ENGINE = Path(__file__).with_name("profiled_engine.py")
@@ -163,8 +168,12 @@ def test_without_a_prefix_cache_the_same_is_asked_before(serve: Serve, tmp_path:
     assert after < before
 
 
-def test_a_second_profile_takes_its_own_traces(serve: Serve) -> None:
+def test_a_second_profile_takes_its_own_traces(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in the same second."""
     serve()
+    monkeypatch.setattr(ops_coverage.time, "strftime", lambda *_: "20260101T000000Z")
     first = of_deployment(NAME, Asking(requests=1, warm_up=0))
     second = of_deployment(NAME, Asking(requests=2, warm_up=0))
     assert [one.rows["library"].launches for one in (first, second)] == [1, 2]
@@ -200,10 +209,41 @@ def test_an_engine_that_dies_is_told_by_the_requests(
         profile.profile([], endpoint, ask, {}, to=tmp_path / "t", timeout_s=1, report=silent)
 
 
-def test_traces_that_do_not_come(serve: Serve) -> None:
+def test_traces_that_do_not_come(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     serve("silent")
+    written = profile._written
+    monkeypatch.setattr(profile, "_written", lambda ranks, before, _: written(ranks, before, 0.0))
     with pytest.raises(EngineError, match="no whole traces in .* of ranks: 0"):
-        of_deployment(NAME, Asking(requests=1, warm_up=0), timeout_s=0.5)
+        of_deployment(NAME, Asking(requests=1, warm_up=0))
+
+
+def test_traces_in_a_folder_that_hosts_share_count_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Sharing:
+        def inside(self, rank: str, argv: list[str], timeout: float) -> CmdResult:
+            done = subprocess.run([sys.executable, *argv[1:]], capture_output=True)
+            return CmdResult(done.returncode, done.stdout, done.stderr)
+
+    def post(endpoint: Endpoint, path: str, timeout_s: float) -> None:
+        for rank in (0, 1) if path == "/stop_profile" else ():
+            recording = Recording()
+            recording.launch("add_kernel", 30 + rank)
+            recording.write(tmp_path / "shared" / f"rank{rank}.pt.trace.json")
+
+    def place(rank: int) -> profile.Place:
+        running = SimpleNamespace(rank=rank, host=f"host{rank}", id=str(rank), what=f"rank {rank}")
+        return profile.Place(running, Sharing(), str(tmp_path / "shared"))  # type: ignore[arg-type]
+
+    (tmp_path / "shared").mkdir()
+    monkeypatch.setattr(profile, "_post", post)
+    monkeypatch.setattr(profile, "QUIET_S", 0.1)
+    found = profile.profile(
+        [place(0), place(1)], Endpoint("http://127.0.0.1:9", "m"), lambda: None, {},
+        to=tmp_path / "t", timeout_s=60, report=silent,
+    )  # fmt: skip
+    read = read_traces(found.traces)
+    assert sum(tally.launches for tally in read.pairs.values()) == 2
 
 
 def test_a_scan_that_fails_leaves_the_traces(
@@ -292,6 +332,17 @@ def test_what_cannot_be_read(
     assert done.exit_code == 2
     assert error in done.stderr
     assert done.stdout == ""
+
+
+def test_a_trace_that_is_named_twice_is_read_once(trace: Path, tmp_path: Path) -> None:
+    """By its name, by that of its folder, by a link, or unpacked beside what the engine wrote."""
+    whole = of_traces([trace])
+    trace.with_suffix("").write_bytes(gzip.decompress(trace.read_bytes()))
+    link = tmp_path / "link.json"
+    link.symlink_to(trace)
+    again = of_traces([trace.parent, trace, link])
+    assert again.total == whole.total
+    assert again.trace.files == 1
 
 
 def test_a_trace_without_kernels_is_no_share_of_nothing(tmp_path: Path) -> None:
