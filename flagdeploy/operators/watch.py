@@ -65,7 +65,7 @@ class Progress:
 def watch(process: subprocess.Popen[bytes], beats: Path, limits: Limits) -> Outcome | None:
     """None when the process ended by itself; else what it did when its time was up."""
     progress = Progress(limits, time.monotonic())
-    while process.poll() is None:
+    while not _ended(process):
         time.sleep(_LOOK_S)
         if late := progress.late(time.monotonic(), beat(beats)):
             if late.kind == "hung":
@@ -84,9 +84,19 @@ def beat(path: Path) -> dict[str, Any]:
 
 def end(process: subprocess.Popen[bytes]) -> None:
     """Kill the process and what it started (compilers), which share its session."""
-    with suppress(ProcessLookupError):  # nobody of it is left
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    if process.returncode is None:
+        with suppress(ProcessLookupError):  # nobody of it is left
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _ended(process: subprocess.Popen[bytes]) -> bool:
+    """Without taking note of it: until then its id, by which its group is killed, is nobody
+    else's."""
+    try:
+        return bool(os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT))
+    except ChildProcessError:  # another thread ended it
+        return True
 
 
 def _stacks(process: subprocess.Popen[bytes]) -> None:

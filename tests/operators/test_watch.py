@@ -89,16 +89,18 @@ time.sleep(600)
     end(process)  # nothing is left of it
 
 
-def test_what_a_trial_started_ends_with_it() -> None:
+def test_what_a_trial_started_ends_with_it(tmp_path: Path) -> None:
+    """Also when the trial itself has ended: its id stays its own until then."""
     program = "import subprocess; print(subprocess.Popen(['sleep', '600']).pid)"
-    command = [sys.executable, "-c", program]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         assert process.stdout is not None
         compiler = Path("/proc", process.stdout.readline().strip(), "cmdline")
-    assert _runs(compiler)
-    end(process)
+        assert watch(process, tmp_path / "no.beat", Limits(600, 600)) is None
+        assert _runs(compiler)
+        end(process)
+    assert process.returncode == 0
     deadline = time.monotonic() + 60
     while _runs(compiler):
         assert time.monotonic() < deadline
