@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -147,6 +147,9 @@ def _run_all(
     stop = threading.Event()
     done: dict[str, dict[str, Any]] = {}
     failures: dict[str, Exception] = {}
+    # Not `Thread.join`: up to Python 3.12 it takes a thread for ended that Ctrl-C kept it from
+    # waiting for (https://github.com/python/cpython/issues/90882).
+    ended = {host: threading.Event() for host in ranks}
 
     def rank(host: str) -> None:
         def tell(line: str) -> None:
@@ -157,24 +160,24 @@ def _run_all(
             done[host] = _result(host, result)
         except FlagdeployError as error:
             failures.setdefault(host, error)
+        finally:
+            ended[host].set()
 
-    threads = [threading.Thread(target=rank, args=(host,), daemon=True) for host in ranks]
-    for thread in threads:
-        thread.start()
+    for host in ranks:
+        threading.Thread(target=rank, args=(host,), daemon=True).start()
     try:
-        _join(threads)
+        _wait(ended.values())
     except BaseException:
         stop.set()
-        _join(threads)
+        _wait(ended.values())
         raise
     raise_failures(failures)
     return {host: done[host] for host in ranks}
 
 
-def _join(threads: Sequence[threading.Thread]) -> None:
-    for thread in threads:
-        while thread.is_alive():
-            thread.join(0.2)
+def _wait(ended: Iterable[threading.Event]) -> None:
+    for event in ended:
+        event.wait()
 
 
 def _result(host: str, result: Result) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from proving_ground.hosts import Fleet
 import flagdeploy
 from flagdeploy.config.launch import Host
 from flagdeploy.errors import HostError, HostsFailed
+from flagdeploy.launchers.base import Result
+from flagdeploy.launchers.connection import Connection
 from flagdeploy.records.events import Event
 from flagdeploy.workflows.conversion import Conversion
 from flagdeploy.workflows.dequant import dequant
@@ -180,6 +183,31 @@ def test_ctrl_c_ends_the_ranks(
     assert stderr.endswith("interrupted\n")
     assert running(tmp_path) == []
     assert not list(Path(f"{source}-bf16").glob(".flagdeploy-ranks/*/*.part"))
+
+
+def test_ctrl_c_waits_for_every_rank(
+    hosts: list[Host], source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for one that takes its time; Python's own wait would take it for ended."""
+    begun: list[str] = []
+    ended: list[str] = []
+
+    def attend(
+        connection: Connection, argv: list[str], tell: object, stop: threading.Event
+    ) -> Result:
+        begun.append(connection.name)
+        if len(begun) == len(hosts):
+            time.sleep(0.2)  # by now it is waited for
+            os.kill(os.getpid(), signal.SIGINT)
+        stop.wait()
+        time.sleep(2 if connection.name == str(hosts[0]) else 0)
+        ended.append(connection.name)
+        return Result(143, b"", b"")
+
+    monkeypatch.setattr("flagdeploy.workflows.dequant_on_hosts.attend", attend)
+    with pytest.raises(KeyboardInterrupt):
+        dequant_on_hosts(source, BF16, hosts, python=python(tmp_path))
+    assert sorted(ended) == sorted(begun) == sorted(map(str, hosts))
 
 
 def test_ranks_end_with_the_one_who_started_them(
