@@ -13,18 +13,17 @@ native kernels, ``sequences`` (lists of token ids, or ``random``: [count, length
 the model calls, and how far it is from itself when prompts are cut into other chunks.
 """
 
-import contextlib
 import faulthandler
 import json
 import os
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flagdeploy.server import library, triton_cache
+from flagdeploy.server import library
+from flagdeploy.server.heartbeat import Beat
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,50 +38,6 @@ STEPS = 4  # tokens at the end of each sequence that run one by one, as in decod
 CHUNK, FLOOR_CHUNK = 512, 16  # prompt tokens per forward pass
 TOP = 5  # most likely tokens beside each chosen one
 SHOWN = 10  # places of NaN that a verdict lists
-
-
-class Beat:
-    """Writes stage, compiled kernels and CPU seconds (with children) every second."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._lock = path, threading.Lock()
-        cache = os.environ.get("TRITON_CACHE_DIR")
-        self._cache = Path(cache) if cache else None
-        self._parent = os.getppid()
-        self._counts = False
-        self.at("import")
-        self._counts = triton_cache.count()
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def at(self, stage: str) -> None:
-        self.stage = stage
-        self._write()
-
-    def _run(self) -> None:
-        while True:
-            time.sleep(1)
-            if os.getppid() != self._parent:
-                os._exit(1)  # nobody reads the verdict, and a search that goes on needs the device
-            self._write()
-
-    def _write(self) -> None:
-        with self._lock:
-            part = self._path.with_suffix(".part")
-            part.write_text(json.dumps(self._now()))
-            part.replace(self._path)
-
-    def _now(self) -> dict[str, Any]:
-        cpu_s = round(sum(os.times()[:4]), 1)
-        return {"stage": self.stage, "compiled": self._compiled(), "cpu_s": cpu_s}
-
-    def _compiled(self) -> int:
-        """What can be seen at least, where this process is not counted by itself, is the folder."""
-        if self._counts:
-            return triton_cache.puts
-        if self._cache is not None:
-            with contextlib.suppress(FileNotFoundError):
-                return sum(1 for _ in os.scandir(self._cache))
-        return 0
 
 
 def main(request_path: str, verdict_path: str) -> None:
