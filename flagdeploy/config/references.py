@@ -70,7 +70,9 @@ def _problem(
     if _is_environment(path) and value and looks_secret(path[-1]):
         return "looks like a secret written out: write ${env:NAME}"
     if value and path[0] == "engine_args" and len(path) == 2 and is_secret_argument(path[1]):
-        return "a secret is no argument, which every process sees: use container.env"
+        own = path[1].replace("-", "_") == "api_key"
+        place = "endpoint.api_key" if own else "container.env"
+        return f"a secret is no argument, which every process sees: use {place}"
     return None
 
 

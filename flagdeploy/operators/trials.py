@@ -42,7 +42,7 @@ class Trials:
         self._program = list(program)
         self._folder, self._request, self._limits = folder, dict(request), limits
         self._state = State(folder, {"request": self._request})
-        self._pool = ThreadPoolExecutor(jobs)
+        self._pool, self._jobs = ThreadPoolExecutor(jobs), jobs
         self._places: queue.SimpleQueue[int] = queue.SimpleQueue()
         for place in range(jobs):
             self._places.put(place)
@@ -78,7 +78,7 @@ class Trials:
         for index, outcome in enumerate(found):
             # A larger group that hangs is split, which shows as much for less time.
             waits = outcome.kind != "hung" or len(groups[index]) == 1
-            if len(groups) > 1 and outcome.crowded and waits:
+            if min(self._jobs, len(groups)) > 1 and outcome.crowded and waits:
                 found[index] = self.alone(groups[index])
             _require_tried(found[index])
         return found
@@ -90,7 +90,7 @@ class Trials:
     def excluding(self, names: Sequence[str]) -> Outcome:
         """The library with everything on but `names`, as engines are told to run it."""
         key = f"as served without {','.join(sorted(names))}"
-        outcome = self._judged({"exclude": sorted(names)}, key)
+        outcome = self._judged({"exclude": sorted(names)}, key, jobs=1)
         _require_tried(outcome)
         return outcome
 
@@ -104,13 +104,14 @@ class Trials:
 
     def _outcome(self, group: Group, alone: bool = False) -> Outcome:
         names = sorted(group)
-        outcome = self._judged({"include": names}, ",".join(names) + (" alone" * alone))
+        key = ",".join(names) + (" alone" * alone)
+        outcome = self._judged({"include": names}, key, jobs=1 if alone else self._jobs)
         self.done(group, outcome)
         return outcome
 
-    def _judged(self, request: Mapping[str, Any], key: str) -> Outcome:
+    def _judged(self, request: Mapping[str, Any], key: str, jobs: int) -> Outcome:
         known = self._state.known.get(key)
-        if known and not self._has_more_time(known):
+        if known and not self._has_more_time(known) and not self._has_more_room(known, jobs):
             return self._remembered(known)
         for _ in range(AGAIN):
             trial = f"{next(self._numbers):04d}"
@@ -119,7 +120,7 @@ class Trials:
                 break
         if self._stopped:
             raise KeyboardInterrupt
-        row = {"name": key, "trial": trial, "verdict": verdict}
+        row = {"name": key, "trial": trial, "verdict": verdict, "jobs": jobs}
         if outcome is not None:
             row |= {"outcome": asdict(outcome), "limits": asdict(self._limits)}
         if outcome is None or outcome.kind != UNTRIED:
@@ -132,6 +133,10 @@ class Trials:
         name = limit.get((row.get("outcome") or {}).get("kind", ""))
         had = row.get("limits", {}).get(name)
         return name is not None and had is not None and had < getattr(self._limits, name)
+
+    def _has_more_room(self, row: Mapping[str, Any], jobs: int) -> bool:
+        """Could neighbours, of which it has none now, have done what that trial did?"""
+        return jobs == 1 and row.get("jobs") != 1 and self._remembered(row).crowded
 
     def _remembered(self, row: Mapping[str, Any]) -> Outcome:
         if row["verdict"] is not None:

@@ -225,8 +225,8 @@ def _require_empty_submodules(git: Git) -> None:
     outlive that its worktree is moved; so git-worktree(1) refuses to move or remove it too."""
     if path := _filled_submodule(git):
         what = f"{git.folder} has files in {path}, a submodule: they would be lost"
-        hint = f"move them elsewhere, or git -C {git.folder} submodule deinit -- {path}"
-        raise PatchError(what, hint)
+        # Not `git submodule deinit`, which takes the submodule from the repository's own checkout.
+        raise PatchError(what, f"move what you need elsewhere, and empty {git.folder}/{path}")
 
 
 def _filled_submodule(git: Git) -> str:

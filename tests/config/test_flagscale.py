@@ -345,6 +345,10 @@ FL = "export VLLM_PLUGINS=fl"
         ({"USE_FLAGGEMS": "true", "VLLM_PLUGINS": "fl"}, "", "plugin"),
         ({"USE_FLAGGEMS": "yes", "VLLM_PLUGINS": "fl"}, "", None),
         ({"VLLM_PLUGINS": "fl"}, "", "plugin"),
+        ({"VLLM_PLUGINS": "fl", "USE_FLAGGEMS": ""}, "", None),
+        ({"VLLM_PLUGINS": "fl", "VLLM_FL_PREFER": "flagos"}, "", "plugin"),
+        ({"VLLM_PLUGINS": "fl", "VLLM_FL_PREFER": "vendor"}, "", None),
+        ({"VLLM_PLUGINS": "fl", "VLLM_FL_PREFER_ENABLED": "False"}, "", None),
         ({}, f"source /x && {FL}", "plugin"),
         ({}, f"source /x && {FL} && export USE_FLAGGEMS=1", "plugin"),
         ({"USE_FLAGGEMS": "1"}, f"source /x && {FL}", "plugin"),
@@ -359,6 +363,11 @@ def test_flaggems_is_asked_for_by_what_its_builds_take_for_a_yes(
     operators = loaded(write(tmp_path, experiment, MODEL)).deployment.operators
     wanted = ("flaggems", build) if build else ("none", "none")
     assert (operators.library, operators.build) == wanted
+
+
+def test_the_plugin_of_another_engine_is_no_wish_for_flaggems(tmp_path: Path) -> None:
+    folder = write(tmp_path, {"envs": {"VLLM_PLUGINS": "fl"}}, {"engine": "sglang", **MODEL})
+    assert loaded(folder).deployment.operators.library == "none"
 
 
 def test_the_prelude_runs_before_the_engine_without_quoting(tmp_path: Path) -> None:

@@ -71,9 +71,14 @@ def time_is_up_when_a_trial_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "watch", watch)
 
 
-def trials(folder: Path, model: str = "m", limits: Limits = Limits(300, 900)) -> Trials:  # noqa: B008
+def trials(
+    folder: Path,
+    model: str = "m",
+    limits: Limits = Limits(300, 900),  # noqa: B008
+    jobs: int = 4,
+) -> Trials:
     made = Trials(
-        folder, {"model": model}, limits=limits, jobs=4, program=(sys.executable, "-c", PROGRAM)
+        folder, {"model": model}, limits=limits, jobs=jobs, program=(sys.executable, "-c", PROGRAM)
     )
     made.native_s, made.bounds = 1.0, Bounds(1e-3, 3.0)
     return made
@@ -101,6 +106,27 @@ def test_crash_hang_slow_and_slow_compilation_are_told_apart(folder: Path) -> No
     # what compiles gets three chances; neighbours may have slowed the others, so they come again
     again = {"compiles": 3, "compiles_once": 2, "slow": 2, "hangs": 2}
     assert tries == dict.fromkeys(kinds, 1) | again
+
+
+def test_one_at_a_time_has_no_neighbours_and_is_not_tried_again(folder: Path) -> None:
+    running = trials(folder, jobs=1)
+    found = running.outcomes([frozenset(["hangs"]), frozenset(["slow"])])
+    running.stop()
+    assert [outcome.kind for outcome in found] == ["hung", "slow"]
+    assert started(folder) == ["hangs", "slow"]
+
+
+def test_what_had_neighbours_is_tried_again_by_a_search_without(folder: Path) -> None:
+    """As it may have been cut off before that."""
+    first = trials(folder)
+    first.outcomes([frozenset(["crowded"])])
+    first.outcomes([frozenset(["fine"])])
+    first.stop()
+    running = trials(folder, jobs=1)
+    found = running.outcomes([frozenset(["crowded"]), frozenset(["fine"])])
+    running.stop()
+    assert [outcome.kind for outcome in found] == ["passed", "passed"]
+    assert started(folder) == ["crowded", "fine", "crowded"]
 
 
 def test_memory_that_neighbours_took_convicts_nobody(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """A worktree with submodules: git tells nothing of the files in their folders, so they are looked
 at before the worktree is replaced."""
 
+import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,8 +86,14 @@ def test_files_of_the_user_in_the_folder_of_a_submodule(project: Project) -> Non
 def test_a_submodule_that_is_checked_out(project: Project) -> None:
     project.check_out()
     assert "submodule" in refused(project)
-    git(project.target, "submodule", "--quiet", "deinit", "third_party/lib")
+    with pytest.raises(PatchError) as raised:
+        project.revert()
+    assert raised.value.hint == f"move what you need elsewhere, and empty {project.submodule}"
+    shutil.rmtree(project.submodule)
+    project.submodule.mkdir()
     project.revert()
+    # As the user's own checkout had it (`-`: not any more).
+    assert git(project.folder, "submodule", "status").startswith(b" ")
     assert look_at(project.target).state == "reverted"
     assert (project.target / "file.txt").read_text() == "one\n"
 

@@ -84,12 +84,12 @@ def _commands(draft: Draft) -> None:
 
 
 def _operators(draft: Draft) -> None:
-    """USE_FLAGGEMS asks for FlagGems, of an engine that FlagScale patched or of the FL plugin; only
-    the former takes ``yes`` for a yes, and only the latter nothing."""
+    """USE_FLAGGEMS asks for FlagGems, of an engine that FlagScale patched or of the FL plugin. Only
+    the former takes ``yes`` for a yes; only the latter is on where the variable is not set."""
     value, where = _reaching(draft, "USE_FLAGGEMS")
     plugins, named = _reaching(draft, "VLLM_PLUGINS")
     plugin = "fl" in plugins.split(",")
-    if plugin and not value:
+    if plugin and not where and _on_by_itself(draft):
         value, where = "1", named
     if value.lower() not in ("1", "true", *(() if plugin else ("yes",))):
         return
@@ -97,8 +97,18 @@ def _operators(draft: Draft) -> None:
     draft.settings["operators", "build"] = ("plugin" if plugin else "patched", where)
 
 
+def _on_by_itself(draft: Draft) -> bool:
+    """Does the FL plugin, which is vLLM's, take FlagGems unasked? Not where its own variables say
+    otherwise (vllm_fl/utils.py, `use_flaggems`)."""
+    prefer, _ = _reaching(draft, "VLLM_FL_PREFER")
+    enabled, where = _reaching(draft, "VLLM_FL_PREFER_ENABLED")
+    off = prefer.strip().lower() not in ("", "flagos")
+    off = off or (where != "" and enabled.lower() not in ("1", "true"))
+    return draft.get("engine") == "vllm" and not off
+
+
 def _reaching(draft: Draft, name: str) -> tuple[str, str]:
-    """The value with which a variable reaches the engine, empty without one, and its place."""
+    """The value with which a variable reaches the engine, and its place; both empty without it."""
     value = prelude.exported(draft.get("container.prelude") or "", name)
     if value is not None:
         return value, draft.pair.where(("experiment", "cmds", "before_start"))
