@@ -21,6 +21,7 @@ _MAX_NODES = 100_000  # aliases may multiply nodes ("billion laughs")
 _TAG = "tag:yaml.org,2002:"
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)$")
 _FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)([eE][-+]?[0-9]+)?$")
+_BREAKS = re.compile("[\x85\u2028\u2029]")
 _SPECIAL_FLOATS = {".inf", "-.inf", "+.inf", ".nan"}
 
 
@@ -86,6 +87,32 @@ def parse_value(text: str) -> Any:
     if builder.problems:
         raise ValueError(builder.problems[0].what)
     return value
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts that `read` would take for numbers and YAML 1.1 would not, such as ``1e5``, and
+    line breaks that PyYAML would write as they are, and fold."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = '"' if _BREAKS.search(text) else None
+    return dumper.represent_scalar(_TAG + "str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+_Dumper.add_implicit_resolver(_TAG + "float", _FLOAT, list("-+.0123456789"))
+
+
+def dump(data: Any, *, flow: bool = False) -> str:
+    """YAML of plain data that `read` takes for the same; in one line with `flow`."""
+    return yaml.dump(
+        data,
+        Dumper=_Dumper,
+        default_flow_style=flow,
+        sort_keys=False,
+        allow_unicode=True,
+        width=10_000,
+    )
 
 
 def _syntax_error(path: Path, text: str, error: yaml.MarkedYAMLError) -> ConfigError:

@@ -36,11 +36,12 @@ def switch(table: Table, deployment: Deployment) -> Switch | None:
     wanted, build = deployment.operators, table.operators.get(deployment.operators.build)
     if wanted.library == "none" or build is None:
         return None
+    no_log = _no_log(deployment, build)
     return Switch(
         library=wanted.library,
         variables=tuple(environment(table, deployment)),
-        log="" if deployment.vendor in build.unrecorded_on else build.log,
-        no_log=build.unrecorded_on.get(deployment.vendor, ""),
+        log="" if no_log else build.log,
+        no_log=no_log,
         log_at=build.log_at,
         off=build.off,
     )
@@ -66,16 +67,19 @@ def problems(table: Table, deployment: Deployment) -> Iterator[Finding]:
         return
     if reason := build.not_on.get(deployment.vendor):
         yield "operators.build", f"{wanted.build}: {reason}"
-    if deployment.launcher == "local" and build.log.startswith("/"):
-        what = f"ranks of this machine share {build.log}, so it proves nothing of one of them"
-        yield "launcher", f"{what}: run the {wanted.build} build in a container (ssh)"
     yield from _shared(deployment, build)
     yield from _choices(table, deployment, build)
     yield from _settings(table, deployment, build)
     yield from _contradictions(deployment, build)
-    if deployment.vendor in build.unrecorded_on and not wanted.compare_native:
-        what = f"nothing else would show the swap: {build.unrecorded_on[deployment.vendor]}"
-        yield "operators.compare_native", what
+    if not wanted.compare_native and (reason := _no_log(deployment, build)):
+        yield "operators.compare_native", f"nothing else would show the swap: {reason}"
+
+
+def _no_log(deployment: Deployment, build: Build) -> str:
+    """Why no operator log can prove the swap, empty when one can."""
+    if deployment.launcher == "local" and build.log.startswith("/"):
+        return f"all that runs on this machine shares {build.log}"
+    return build.unrecorded_on.get(deployment.vendor, "")
 
 
 def _shared(deployment: Deployment, build: Build) -> Iterator[Finding]:

@@ -7,10 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from flagdeploy import engines
-from flagdeploy.config import keys, layers, references
+from flagdeploy.config import keys, layers, references, yaml_file
 from flagdeploy.config import workspace as workspaces
 from flagdeploy.config.flagscale import exporting, importing
 from flagdeploy.config.flagscale.imported import Imported
@@ -269,5 +267,5 @@ def _value(loaded: Loaded, path: KeyPath) -> Any:
 
 
 def _scalar(value: Any) -> str:
-    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
+    text = yaml_file.dump(value, flow=True)
     return text.removesuffix("\n").removesuffix("\n...").strip()

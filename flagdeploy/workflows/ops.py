@@ -8,8 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from flagdeploy.config import yaml_file
 from flagdeploy.errors import EngineError, UsageError
 from flagdeploy.evals.bundle import fingerprint, read_bundle
 from flagdeploy.operators.bisect import Culprit, Group, most_trials, search
@@ -236,7 +235,7 @@ def _groups(
 
 
 def _write(result: Bisection, left_out: Sequence[str]) -> None:
-    text = yaml.safe_dump({"operators": {"library": "flaggems", "exclude": list(left_out)}})
+    text = yaml_file.dump({"operators": {"library": "flaggems", "exclude": list(left_out)}})
     lines = [f"# {line}" for line in str(result).splitlines()[:-1]]
     result.file.write_text("\n".join([*lines, text]))
     whole = json.dumps(result.to_dict(), indent=2)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flagdeploy.config import endpoint
+from flagdeploy.config import endpoint, yaml_file
 from flagdeploy.config import workspace as workspaces
 from flagdeploy.config.flagscale.imported import Imported
 from flagdeploy.config.load import Loaded
@@ -174,9 +174,7 @@ def _to_dict(result: Served | Prepared) -> dict[str, Any]:
 
 
 def _record(run: Run, loaded: Loaded, plan: Plan) -> None:
-    import yaml
-
-    run.write("config.yaml", yaml.safe_dump(plain(loaded.deployment), sort_keys=False))
+    run.write("config.yaml", yaml_file.dump(plain(loaded.deployment)))
     run.write("plan.json", plan.to_json() + "\n")
     places.record(run, places.of(loaded))
 

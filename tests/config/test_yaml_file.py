@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flagdeploy.config import yaml_file
@@ -21,10 +21,13 @@ DATA = st.dictionaries(
 )
 
 
-@given(DATA)
-def test_what_pyyaml_writes_is_read_back(data: dict[str, object]) -> None:
-    text = yaml.safe_dump(data)
+@given(DATA, st.booleans())
+@example({"0E0": ["1e5", "-.5e+3", 1e5]}, True)
+def test_what_is_written_is_read_back(data: dict[str, object], flow: bool) -> None:
+    """By this reader, and by those that know YAML 1.1 alone."""
+    text = yaml_file.dump(data, flow=flow)
     assert yaml_file.parse(text, PATH).data == data
+    assert yaml.safe_load(text) == data
 
 
 @given(st.text(max_size=60))

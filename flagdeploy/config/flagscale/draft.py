@@ -41,7 +41,7 @@ class Draft:
     def section(self, *path: str) -> dict[str, Any]:
         """The mapping at `path`; empty if there is none, a problem if it is something else."""
         value = self.look(*path)
-        if value is None:
+        if value is None or value == {}:
             self.read.add(path)
         elif not isinstance(value, dict):
             self.read.add(path)
