@@ -21,7 +21,8 @@ _MAX_NODES = 100_000  # aliases may multiply nodes ("billion laughs")
 _TAG = "tag:yaml.org,2002:"
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)$")
 _FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)([eE][-+]?[0-9]+)?$")
-_BREAKS = re.compile("[\x85\u2028\u2029]")
+_PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")
+_WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
 _SPECIAL_FLOATS = {".inf", "-.inf", "+.inf", ".nan"}
 
 
@@ -90,21 +91,19 @@ def parse_value(text: str) -> Any:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes texts that `read` would take for numbers and YAML 1.1 would not, such as ``1e5``, and
-    line breaks that PyYAML would write as they are, and fold."""
+    """Quotes every text that some reader of YAML takes for something else."""
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = '"' if _BREAKS.search(text) else None
-    return dumper.represent_scalar(_TAG + "str", text, style=style)
+    plain = _PLAIN.fullmatch(text) and text.lower() not in _WORDS
+    return dumper.represent_scalar(_TAG + "str", text, style=None if plain else '"')
 
 
 _Dumper.add_representer(str, _text)
-_Dumper.add_implicit_resolver(_TAG + "float", _FLOAT, list("-+.0123456789"))
 
 
 def dump(data: Any, *, flow: bool = False) -> str:
-    """YAML of plain data that `read` takes for the same; in one line with `flow`."""
+    """YAML of plain data that every reader takes alike; in one line with `flow`."""
     return yaml.dump(
         data,
         Dumper=_Dumper,

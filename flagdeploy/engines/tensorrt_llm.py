@@ -14,8 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-import yaml
-
+from flagdeploy.config import yaml_file
 from flagdeploy.config.endpoint import bind_address
 from flagdeploy.config.launch import File, Host, RankCommand
 from flagdeploy.config.schema import Deployment
@@ -42,7 +41,7 @@ class Engine(base.Engine):
     )
 
     def command(self, deployment: Deployment, hosts: Sequence[Host], rank: int) -> RankCommand:
-        file = File(_OPTIONS, _to_yaml(self.options(deployment)))
+        file = File(_OPTIONS, yaml_file.dump(self.options(deployment)))
         env = self.environment(deployment)
         if rank > 0:
             port = str(deployment.endpoint.master_port)
@@ -167,8 +166,3 @@ def _merged(options: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(below, dict) and isinstance(value, dict)
         merged[name] = _merged(below, value) if both and below is not None else value
     return merged
-
-
-def _to_yaml(options: dict[str, Any]) -> str:
-    # In ASCII: PyYAML leaves U+0085 in single quotes, where readers make a space of it.
-    return yaml.safe_dump(options, sort_keys=False, width=1000)

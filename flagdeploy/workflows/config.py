@@ -179,7 +179,7 @@ def import_(
         there = layers.label_of(to.resolve() / "hostfile.txt", root) if to else "hostfile.txt"
         data["hostfile"] = there
     title = f"# Made of FlagScale's {imported.file.name} by `flagdeploy config import`.\n"
-    files["config.yaml"] = title + exporting.dumped(data)
+    files["config.yaml"] = title + yaml_file.dump(data)
     problems = _unready(imported, settings, root)
     _write(files, to)
     return Written(files, to, imported.notes, problems)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from flagdeploy.config.flagscale import exporting
+from flagdeploy.config import yaml_file
 
 
 def write(folder: Path, experiment: dict[str, Any], item: dict[str, Any], hosts: str = "") -> Path:
@@ -13,9 +13,9 @@ def write(folder: Path, experiment: dict[str, Any], item: dict[str, Any], hosts:
         "experiment": {"exp_name": "made", "task": {"type": "serve"}, **experiment},
     }
     (folder / "conf" / "serve").mkdir(parents=True, exist_ok=True)
-    (folder / "conf" / "serve.yaml").write_text(exporting.dumped(pair))
+    (folder / "conf" / "serve.yaml").write_text(yaml_file.dump(pair))
     task = [{"serve_id": "vllm_model", "engine": "vllm", **item}]
-    (folder / "conf" / "serve" / "task.yaml").write_text(exporting.dumped(task))
+    (folder / "conf" / "serve" / "task.yaml").write_text(yaml_file.dump(task))
     if hosts:
         (folder / "conf" / "hosts.txt").write_text(hosts)
     return folder

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flagdeploy import engines, vendors
-from flagdeploy.config import workspace
+from flagdeploy.config import workspace, yaml_file
 from flagdeploy.config.escapes import escaped
 from flagdeploy.config.facts import Facts
 from flagdeploy.config.flagscale import exporting, importing, prelude
@@ -514,7 +514,7 @@ def test_any_value_in_any_place_is_read_or_refused(
     places = list(_places(tree))
     parent, key = data.draw(st.sampled_from(places))
     parent[key] = junk
-    name.write_text(exporting.dumped(tree))
+    name.write_text(yaml_file.dump(tree))
     with contextlib.suppress(FlagdeployError):
         loaded(folder)
 
@@ -542,7 +542,7 @@ def test_a_key_that_nobody_reads_is_named(
     write(folder, places.get(place, {}), {**MODEL, **(odd if place == "item" else {})})
     if place == "top":
         file = folder / "conf" / "serve.yaml"
-        file.write_text(file.read_text() + exporting.dumped(odd))
+        file.write_text(file.read_text() + yaml_file.dump(odd))
     assert any(key in note.key.split(".") for note in imported(folder).notes)
 
 

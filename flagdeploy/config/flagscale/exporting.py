@@ -1,13 +1,10 @@
 """A deployment of ours as a FlagScale pair and hostfile; what FlagScale cannot say is named."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
-from flagdeploy.config import keys
+from flagdeploy.config import keys, yaml_file
 from flagdeploy.config.escapes import escaped
 from flagdeploy.config.flagscale import arguments
 from flagdeploy.config.flagscale.importing import VENDORS
@@ -24,8 +21,6 @@ _SAID |= {"container.env", "container.rank_env", "container.prelude", "endpoint.
 _SAID |= {"endpoint.master_port", "model.repo", "parallel.expert", "weights", "engine_args"}
 _SAID |= {"environment_allowlist", "operators.library", "operators.build", "model.source"}
 _OUR_OWN = ("model.architecture.", "readiness.", "torch_device", "chip", "model.precision")
-_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
-_WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
 
 
 @dataclass(frozen=True)
@@ -52,8 +47,8 @@ def export(loaded: Loaded) -> Exported:
     }
     here = deployment.launcher == "local"
     files = {
-        EXPERIMENT: dumped(_experiment(deployment, () if here else loaded.hosts, task)),
-        f"conf/serve/{task}.yaml": dumped([item]),
+        EXPERIMENT: yaml_file.dump(_experiment(deployment, () if here else loaded.hosts, task)),
+        f"conf/serve/{task}.yaml": yaml_file.dump([item]),
     }
     if not here:
         files[HOSTFILE] = hostfile(loaded.hosts, _ssh_port(loaded.hosts))
@@ -188,20 +183,3 @@ def _notes(loaded: Loaded, values: Mapping[str, Any], said: set[str]) -> list[Pr
     if any(h.user or h.docker for h in hosts) or len({h.port for h in hosts}) > 1:
         notes.append(Problem(loaded.where("hostfile"), "hostfile", NO_PLACE["hostfile"]))
     return notes
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes every text that some reader of YAML takes for something else."""
-
-
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    plain = _PLAIN.fullmatch(text) and text.lower() not in _WORDS
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
-
-
-_Dumper.add_representer(str, _text)
-
-
-def dumped(data: Any) -> str:
-    """YAML that every reader takes alike."""
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000)
