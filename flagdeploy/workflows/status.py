@@ -171,7 +171,8 @@ def _lines(found: DeploymentStatus) -> list[str]:
         line = f"  {what}  {rank.host}  {rank.state}"
         if rank.exit_code is not None:
             line += f" (exit code {rank.exit_code})"
-        lines.append(f"{line}  since {rank.since}")
+        # Seconds do: Docker writes nanoseconds. All times are UTC.
+        lines.append(f"{line}  since {rank.since[:19]}Z")
         if rank.diagnosis:
             what = f"{rank.diagnosis.cause}: {rank.diagnosis.line}".rstrip(": ")
             lines.append(f"          {what}")

@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import re
 import signal
 import time
 from collections.abc import Mapping
@@ -122,5 +123,5 @@ def test_a_converter_is_told_apart_from_ranks(launchers: Launchers, port: int) -
     assert (found.state, found.detail) == ("converting", "the checkpoint stage runs")
     launchers[HERE].start(start(0, 1, ("serve",), port).spec)
     text = status_of(launchers, "tiny", {"tiny": KEY}).text()
-    assert f"  rank 0  {HERE}  running" in text
+    assert re.search(rf"  rank 0  {HERE}  running  since \d{{4}}-\d\d-\d\dT[\d:]{{8}}Z\n", text)
     assert f"  checkpoint  {HERE}  running" in text
