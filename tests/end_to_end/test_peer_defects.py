@@ -73,13 +73,22 @@ class Site:
         """What FlagScale does not say of containers, for the command line."""
         return [f"container.{key}={json.dumps(v)}" for key, v in self.container(name).items()]
 
+    def recorded(self, name: str, file: str) -> bytes:
+        """What a program left; `serve` waits for the endpoint, not for what starts beside it."""
+        path = self.records(name) / file
+        deadline = time.monotonic() + 60
+        while not path.exists():
+            assert time.monotonic() < deadline, f"no {path}"
+            time.sleep(0.05)
+        return path.read_bytes()
+
     def argv(self, name: str, host: Host, program: str = "vllm") -> list[str]:
         """The arguments that arrived, without the interpreter and the program."""
-        recorded = (self.records(name) / f"{host.name}-{program}-cmdline").read_bytes()
+        recorded = self.recorded(name, f"{host.name}-{program}-cmdline")
         return [word.decode() for word in recorded.split(b"\0")[2:-1]]
 
     def environment(self, name: str, host: Host, program: str = "vllm") -> dict[str, str]:
-        recorded = (self.records(name) / f"{host.name}-{program}-environ").read_bytes()
+        recorded = self.recorded(name, f"{host.name}-{program}-environ")
         pairs = (line.decode().partition("=") for line in recorded.split(b"\0")[:-1])
         return {key: value for key, _, value in pairs}
 

@@ -11,7 +11,9 @@ from pathlib import Path
 program, words = Path(sys.argv[0]).name, sys.argv[1:]
 for name in ("cmdline", "environ"):
     record = Path("/record", f"{socket.gethostname()}-{program}-{name}")
-    record.write_bytes(Path("/proc/self", name).read_bytes())
+    part = record.with_name(f"{record.name}.part")
+    part.write_bytes(Path("/proc/self", name).read_bytes())
+    part.replace(record)
 print(f"{program} on {socket.gethostname()}", flush=True)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
